@@ -1,0 +1,12 @@
+//! The agent: one program in each machine of a cluster.
+
+pub mod dask;
+pub mod environment;
+pub mod firewall;
+pub mod health;
+pub mod hub;
+pub mod identity;
+pub mod keeper;
+pub mod logs;
+pub mod node;
+pub mod source;

@@ -1,0 +1,1 @@
+//! The laptop's Python environment as it crosses to the nodes.

@@ -1,0 +1,12 @@
+//! The launcher: the `herdsman` command and the library under it.
+
+pub mod bootstrap;
+pub mod cluster;
+pub mod command;
+pub mod config;
+pub mod environment;
+pub mod link;
+pub mod pki;
+pub mod provider;
+pub mod state;
+pub mod ui;

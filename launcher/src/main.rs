@@ -1,0 +1,3 @@
+//! Entry of `herdsman`.
+
+fn main() {}

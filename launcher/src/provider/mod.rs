@@ -1,0 +1,202 @@
+//! Providers make machines and delete them; they know nothing of Dask,
+//! certificates or the command line.
+//!
+//! A provider is a folder here, a variant of [`Provider`] and an arm in each of
+//! its methods; the compiler lists what is missing. User-data is opaque to it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use herdsman_wire::{ClusterId, ClusterName, NodeName, Role, Secret};
+use serde::{Deserialize, Serialize};
+
+pub mod local;
+
+/// Tags of a resource: `herdsman-cluster`, `herdsman-role` …, DESIGN section 7.
+pub type Tags = BTreeMap<String, String>;
+
+/// A cluster as providers see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRef {
+    /// The user's name for it.
+    pub name: ClusterName,
+    /// Its identity.
+    pub id: ClusterId,
+}
+
+/// Where a machine will be, as far as it can be said before it exists. Clouds
+/// say nothing; a provider on this machine says everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// The machine's own address.
+    pub address: Option<IpAddr>,
+    /// Address that the agent listens on.
+    pub listen: Option<SocketAddr>,
+    /// Source address of the agent's own connections.
+    pub bind: Option<IpAddr>,
+    /// Folders of the node, when not a machine's own.
+    pub paths: Option<herdsman_wire::join::Paths>,
+}
+
+/// A machine that is wanted.
+#[derive(Clone, Debug)]
+pub struct MachineSpec {
+    /// Its name.
+    pub node: NodeName,
+    /// Its role; for tags.
+    pub role: Role,
+    /// What it is told at its first boot.
+    pub user_data: Secret,
+    /// Tags, set in the call that creates it.
+    pub tags: Tags,
+}
+
+/// A machine that exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The provider's own id.
+    pub id: String,
+    /// The cluster, from its tags.
+    pub cluster: ClusterRef,
+    /// Its name.
+    pub node: NodeName,
+    /// Its role.
+    pub role: Role,
+    /// Address on the cluster's network.
+    pub address: Option<IpAddr>,
+    /// Where the laptop reaches the agent (8785), if it can at all.
+    pub agent: Option<SocketAddr>,
+    /// Where the laptop reaches Dask's scheduler (8786).
+    pub scheduler: Option<SocketAddr>,
+    /// All its tags.
+    pub tags: Tags,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// Why a provider could not do something. `code` is ours, the rest is the
+/// provider's own words.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct ProviderError {
+    /// One of our stable codes.
+    pub code: herdsman_wire::Code,
+    /// What failed and why.
+    pub message: String,
+    /// What the user can try.
+    pub hint: Vec<String>,
+    /// Whether trying again can help.
+    pub retryable: bool,
+}
+
+/// Result of deleting: what is gone and what is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// Names of what was deleted (machines, networks, folders).
+    pub deleted: Vec<String>,
+    /// What is left, with the reason.
+    pub left: Vec<(String, String)>,
+}
+
+/// Everything that can make machines.
+#[derive(Debug)]
+pub enum Provider {
+    /// Process trees on this machine.
+    Local(local::Local),
+}
+
+impl Provider {
+    /// Name as in flags and tags.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Local(_) => "local",
+        }
+    }
+
+    /// Says where machines will be, as far as that is known before they exist.
+    /// `index` counts nodes of the cluster over its whole life: 0 is the
+    /// scheduler.
+    ///
+    /// # Errors
+    /// When no place can be found.
+    pub fn place(&self, cluster: &ClusterRef, node: &NodeName, index: u32) -> Result<Placement, ProviderError> {
+        match self {
+            Self::Local(p) => p.place(cluster, node, index),
+        }
+    }
+
+    /// Makes what machines share: network, firewall. Idempotent.
+    ///
+    /// # Errors
+    /// As the provider says.
+    pub async fn ensure_network(&self, cluster: &ClusterRef, tags: &Tags) -> Result<(), ProviderError> {
+        match self {
+            Self::Local(p) => p.ensure_network(cluster, tags).await,
+        }
+    }
+
+    /// Makes machines, at the same time where that helps. The answer has one
+    /// entry for each, in order. Does not wait for their boot.
+    pub async fn create(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Vec<Result<Machine, ProviderError>> {
+        match self {
+            Self::Local(p) => p.create(cluster, machines).await,
+        }
+    }
+
+    /// All machines of ours, or of one cluster, from their tags.
+    ///
+    /// # Errors
+    /// As the provider says.
+    pub async fn list(&self, cluster: Option<&ClusterName>) -> Result<Vec<Machine>, ProviderError> {
+        match self {
+            Self::Local(p) => p.list(cluster).await,
+        }
+    }
+
+    /// Deletes machines by id. What is gone already counts as deleted.
+    ///
+    /// # Errors
+    /// Only when nothing could be tried; single failures are in [`Deleted::left`].
+    pub async fn delete(&self, machines: &[Machine]) -> Result<Deleted, ProviderError> {
+        match self {
+            Self::Local(p) => p.delete(machines).await,
+        }
+    }
+
+    /// Deletes what machines shared, once they are gone, and whatever else
+    /// carries the cluster's tags. Idempotent.
+    ///
+    /// # Errors
+    /// Only when nothing could be tried.
+    pub async fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
+        match self {
+            Self::Local(p) => p.delete_rest(cluster).await,
+        }
+    }
+
+    /// Output of a machine's boot, newest last.
+    ///
+    /// # Errors
+    /// As the provider says.
+    pub async fn console(&self, machine: &Machine) -> Result<String, ProviderError> {
+        match self {
+            Self::Local(p) => p.console(machine).await,
+        }
+    }
+}
+
+/// Where the provider `local` finds its parts; given by the caller, so that the
+/// provider reads no environment.
+#[derive(Clone, Debug)]
+pub struct LocalSettings {
+    /// The agent's program.
+    pub agent: PathBuf,
+    /// Folder of all local machines: what tags are for a cloud.
+    pub base: PathBuf,
+    /// Folder in memory for sockets and keys.
+    pub run_base: PathBuf,
+    /// `auto`, `namespace` or `loopback`.
+    pub network: local::Network,
+}
