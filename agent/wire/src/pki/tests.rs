@@ -66,7 +66,7 @@ fn a_request_with_a_broken_signature_or_other_key_type_is_refused() {
             .unwrap()
             .to_vec()
     };
-    let mut broken = der.clone();
+    let mut broken = der;
     *broken.last_mut().unwrap() ^= 1;
     let pem = pem_of(&broken);
     assert!(matches!(
