@@ -1,8 +1,11 @@
 //! The agent: one program in each machine of a cluster.
 
+pub mod client;
 pub mod dask;
 pub mod environment;
+pub mod files;
 pub mod firewall;
+pub mod frame;
 pub mod health;
 pub mod hub;
 pub mod identity;

@@ -29,8 +29,6 @@ pub struct VersionReply {
 /// `GET /v1/csr`: the hub's requests before it is installed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CsrReply {
-    /// The hub's own agent certificate.
-    pub agent: String,
     /// Issuing certificate for agents, operators and later bootstraps.
     pub issue_control: String,
     /// Issuing certificate for the scheduler's Dask certificate.
@@ -55,12 +53,11 @@ pub struct Facts {
     pub now: Timestamp,
 }
 
-/// `POST /v1/install`: makes a fresh agent the cluster's hub.
+/// `POST /v1/install`: makes a fresh agent the cluster's hub. The hub signs its
+/// own agent certificate with the issuing key that never left it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Install {
-    /// Certificate of the hub's agent, leaf only.
-    pub agent: String,
     /// Issuing certificates, in the order control, scheduler, node.
     pub issue_control: String,
     /// See above.
@@ -73,6 +70,22 @@ pub struct Install {
     pub spec: ClusterSpec,
     /// When the cluster was created.
     pub created: Timestamp,
+    /// CRL-free list of the operator's own certificates, so that they can be
+    /// revoked: serials in lower-case hex and their end.
+    #[serde(default)]
+    pub operator: Option<OperatorSerials>,
+}
+
+/// Certificates that the launcher gave itself before there was a hub.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorSerials {
+    /// The user.
+    pub user: String,
+    /// Serials of operator and client certificate.
+    pub serials: [String; 2],
+    /// When they end.
+    pub not_after: Timestamp,
 }
 
 /// A node that the hub may enrol.
@@ -280,4 +293,12 @@ pub struct Shutdown {
 pub struct CompareVersions {
     /// Versions on the laptop.
     pub laptop: Versions,
+}
+
+/// `POST /v1/environment`: nodes that enrol or restart Dask from now on use this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeEnvironment {
+    /// The environment.
+    pub environment: crate::spec::EnvironmentSpec,
 }

@@ -24,6 +24,7 @@ pub mod secret;
 pub mod session;
 pub mod spec;
 pub mod time;
+pub mod tls;
 pub mod version;
 
 pub use error::{ApiError, Code};

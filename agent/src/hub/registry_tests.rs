@@ -1,0 +1,228 @@
+use super::*;
+use herdsman_wire::spec::ClusterSpec;
+use herdsman_wire::{ClusterId, Identity};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+fn name(n: &str) -> NodeName {
+    n.parse().unwrap()
+}
+
+fn ip(n: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, n])
+}
+
+fn cert(kind: Kind, label: &str, serial: &str) -> CertificateFacts {
+    CertificateFacts {
+        identity: Identity {
+            cluster: ClusterId::from_random([0; 10]),
+            kind,
+        },
+        label: Some(label.into()),
+        serial: serial.into(),
+        not_before: Timestamp(0),
+        not_after: Timestamp(2_000_000),
+        key: "bootkey".into(),
+    }
+}
+
+fn boot(label: &str, serial: &str) -> CertificateFacts {
+    cert(Kind::Boot(Role::Worker), label, serial)
+}
+
+fn agent(label: &str, serial: &str, generation: u64) -> CertificateFacts {
+    cert(
+        Kind::Agent {
+            role: Role::Worker,
+            generation,
+        },
+        label,
+        serial,
+    )
+}
+
+fn issued(node: &str, generation: u64) -> Issued {
+    Issued {
+        node: name(node),
+        role: Role::Worker,
+        agent_chain: format!("agent {generation}"),
+        dask_chain: String::new(),
+        generation,
+        not_after: Timestamp(2_000_000),
+        renew_after_seconds: 1,
+        crl: String::new(),
+        crl_number: 0,
+        scheduler: "10.0.0.1:8786".parse().unwrap(),
+        spec: ClusterSpec::default(),
+    }
+}
+
+fn expect(r: &mut Registry, node: &str, serial: &str, address: Option<IpAddr>) {
+    let nodes = vec![Expected {
+        node: name(node),
+        serial: serial.into(),
+        address,
+        any_address: false,
+    }];
+    r.apply(&Entry::Expected { nodes }, NOW);
+}
+
+fn enrol(r: &mut Registry, node: &str, serial: &str, keys: &str, address: IpAddr) {
+    let e = Entry::Enrolled {
+        node: name(node),
+        serial: serial.into(),
+        keys: keys.into(),
+        address,
+        at: NOW,
+    };
+    r.apply(&e, NOW);
+    give(r, node, keys, 1, ["a1", "d1"]);
+}
+
+fn give(r: &mut Registry, node: &str, keys: &str, generation: u64, serials: [&str; 2]) {
+    let e = Entry::Issued {
+        answer: Box::new(issued(node, generation)),
+        keys: keys.into(),
+        serials: serials.map(str::to_owned),
+        agent: "0.1".into(),
+    };
+    r.apply(&e, NOW);
+}
+
+fn refused(r: Result<impl std::fmt::Debug, Refusal>) -> (Code, Option<&'static str>) {
+    let e = r.unwrap_err();
+    (e.error.code, e.incident)
+}
+
+#[test]
+fn one_use_and_the_same_answer_for_the_same_keys() {
+    let mut r = Registry::default();
+    expect(&mut r, "w0", "s0", Some(ip(2)));
+    let (n, d) = r.decide_enrol(&boot("w0", "s0"), ip(2), "k1", NOW).unwrap();
+    assert_eq!(n, name("w0"));
+    assert!(matches!(d, Decision::Sign));
+    // The hub died between spending and answering.
+    let spent = Entry::Enrolled {
+        node: n,
+        serial: "s0".into(),
+        keys: "k1".into(),
+        address: ip(2),
+        at: NOW,
+    };
+    r.apply(&spent, NOW);
+    assert!(matches!(
+        r.decide_enrol(&boot("w0", "s0"), ip(2), "k1", NOW).unwrap().1,
+        Decision::Sign
+    ));
+    give(&mut r, "w0", "k1", 1, ["a1", "d1"]);
+    let (_, d) = r.decide_enrol(&boot("w0", "s0"), ip(2), "k1", NOW).unwrap();
+    assert!(matches!(d, Decision::Again(a) if a.agent_chain == "agent 1"));
+    // A replay from anywhere with other keys is an incident and gets nothing.
+    for from in [ip(2), ip(9)] {
+        let got = refused(r.decide_enrol(&boot("w0", "s0"), from, "k2", NOW));
+        assert_eq!(got, (Code::EnrolSpent, Some("double-use")));
+    }
+}
+
+#[test]
+fn who_may_not_enrol() {
+    let mut r = Registry::default();
+    expect(&mut r, "w0", "s0", Some(ip(2)));
+    expect(&mut r, "w1", "s1", None);
+    let e = |c: &CertificateFacts, from, now| refused(r.decide_enrol(c, from, "k", now)).0;
+    assert_eq!(e(&agent("w0", "s0", 1), ip(2), NOW), Code::Forbidden);
+    assert_eq!(
+        e(&cert(Kind::Boot(Role::Scheduler), "w0", "s0"), ip(2), NOW),
+        Code::Forbidden
+    );
+    assert_eq!(e(&boot("w0", "s0"), ip(2), Timestamp(2_000_001)), Code::EnrolExpired);
+    assert_eq!(e(&boot("w0", "zz"), ip(2), NOW), Code::EnrolUnexpected);
+    assert_eq!(e(&boot("w1", "s0"), ip(2), NOW), Code::EnrolUnexpected);
+    assert_eq!(e(&boot("w0", "s0"), ip(3), NOW), Code::EnrolAddress);
+    assert_eq!(e(&boot("w1", "s1"), ip(3), NOW), Code::TooEarly);
+    // The address becomes known; a v4 address mapped into v6 is the same.
+    expect(&mut r, "w1", "s1", Some(ip(3)));
+    let mapped: IpAddr = "::ffff:10.0.0.3".parse().unwrap();
+    assert!(r.decide_enrol(&boot("w1", "s1"), mapped, "k", NOW).is_ok());
+    // But an announcement cannot rename a known serial.
+    expect(&mut r, "other", "s1", Some(ip(7)));
+    assert_eq!(
+        r.decide_enrol(&boot("w1", "s1"), ip(7), "k", NOW).unwrap().0,
+        name("w1")
+    );
+}
+
+#[test]
+fn renewal_counts_generations_and_sees_clones() {
+    let mut r = Registry::default();
+    expect(&mut r, "w0", "s0", Some(ip(2)));
+    enrol(&mut r, "w0", "s0", "k1", ip(2));
+    let (_, g, d) = r.decide_renew(&agent("w0", "a1", 1), ip(2), "k2").unwrap();
+    assert_eq!(g, 2);
+    assert!(matches!(d, Decision::Sign));
+    give(&mut r, "w0", "k2", 2, ["a2", "d2"]);
+    // The answer was lost: the same keys get it again.
+    let (_, g, d) = r.decide_renew(&agent("w0", "a1", 1), ip(2), "k2").unwrap();
+    assert_eq!(g, 2);
+    assert!(matches!(d, Decision::Again(a) if a.generation == 2));
+    // Anybody else with the old generation is a clone.
+    assert_eq!(
+        refused(r.decide_renew(&agent("w0", "a1", 1), ip(2), "evil")),
+        (Code::Clone, Some("clone"))
+    );
+    assert_eq!(
+        refused(r.decide_renew(&agent("w0", "a2", 2), ip(8), "k3")).0,
+        Code::EnrolAddress
+    );
+    // Revocation covers both generations and the bootstrap.
+    let mut serials = r.serials_of(&name("w0"));
+    serials.sort();
+    assert_eq!(serials, ["a1", "a2", "d1", "d2", "s0"]);
+    let e = Entry::Revoked {
+        node: Some(name("w0")),
+        serials,
+        why: String::new(),
+        at: NOW,
+    };
+    r.apply(&e, NOW);
+    assert_eq!(
+        refused(r.decide_renew(&agent("w0", "a2", 2), ip(2), "k3")).0,
+        Code::Revoked
+    );
+    assert_eq!(
+        refused(r.decide_enrol(&boot("w0", "s0"), ip(2), "k1", NOW)).0,
+        Code::Revoked
+    );
+    assert!(r.members().is_empty());
+    assert_eq!(r.crl_entries().len(), 5);
+}
+
+#[test]
+fn names_of_dask_workers_lead_to_their_node() {
+    let mut r = Registry::default();
+    expect(&mut r, "demo-w1", "s1", None);
+    expect(&mut r, "demo-w1-2", "s2", None);
+    assert_eq!(r.node_of_worker("demo-w1"), Some(name("demo-w1")));
+    assert_eq!(r.node_of_worker("demo-w1-3"), Some(name("demo-w1")));
+    assert_eq!(r.node_of_worker("demo-w1-2"), Some(name("demo-w1-2")));
+    assert_eq!(r.node_of_worker("demo-w7"), None);
+    assert_eq!(r.node_of_worker("demo-w1-x"), None);
+}
+
+#[test]
+fn silence_then_loss_then_back() {
+    let mut r = Registry::default();
+    expect(&mut r, "w0", "s0", Some(ip(2)));
+    enrol(&mut r, "w0", "s0", "k1", ip(2));
+    r.node_mut(&name("w0")).unwrap().seen = Some(NOW);
+    let later = NOW.plus(limits::NODE_SILENT).plus(std::time::Duration::from_secs(1));
+    assert!(r.mark_silent(NOW).is_empty());
+    assert_eq!(r.mark_silent(later), [name("w0")]);
+    assert!(r.mark_silent(later).is_empty());
+    assert!(r.members().is_empty());
+    assert!(r.gone(later).is_empty());
+    assert_eq!(
+        r.gone(later.plus(limits::NODE_GONE).plus(limits::NODE_SILENT)),
+        [name("w0")]
+    );
+}
