@@ -138,13 +138,17 @@ impl Journal {
             .open(path)
             .map_err(|e| io_error("open", path, &e))?;
         file.set_len(whole as u64).map_err(|e| io_error("cut", path, &e))?;
+        Ok((Self::start(file, path)?, entries))
+    }
+
+    fn start(file: File, path: &Path) -> Result<Self, ApiError> {
         let (jobs, queue) = mpsc::channel();
         let path = path.to_owned();
         std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || write_groups(file, &path, &queue))
             .map_err(|e| ApiError::new(Code::Internal, format!("no thread for the journal: {e}")))?;
-        Ok((Self { jobs }, entries))
+        Ok(Self { jobs })
     }
 
     /// Adds entries; they are on disk when this returns.
@@ -223,11 +227,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_disk_is_an_error_with_its_code() {
-        let (j, _) = match Journal::open(Path::new("/dev/full")) {
-            Ok(x) => x,
-            // Some systems refuse to cut a device; then there is nothing to try.
-            Err(_) => return,
-        };
+        let full = Path::new("/dev/full");
+        let j = Journal::start(OpenOptions::new().append(true).open(full).unwrap(), full).unwrap();
         assert_eq!(j.add(&[entry(1)]).await.unwrap_err().code, Code::Disk);
     }
 }

@@ -303,14 +303,11 @@ async fn node_stream(hub: &Arc<Hub>, peer: &Peer, name: &NodeName, request: Requ
             ApiError::new(Code::NotFound, format!("no node {name} in this cluster"))
         });
     }
-    let node = match tokio::time::timeout(CONNECT_BACK, connected).await {
-        Ok(Ok(io)) => io,
-        _ => {
-            return Err(ApiError::new(
-                Code::Deadline,
-                format!("{name} did not connect back for the stream"),
-            ));
-        }
+    let Ok(Ok(node)) = tokio::time::timeout(CONNECT_BACK, connected).await else {
+        return Err(ApiError::new(
+            Code::Deadline,
+            format!("{name} did not connect back for the stream"),
+        ));
     };
     upgrade(request, "herdsman-stream", move |io| join(io, node, cut))
 }

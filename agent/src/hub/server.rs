@@ -93,7 +93,7 @@ async fn connection(
     let _ = tcp.set_nodelay(true);
     let to = tcp
         .local_addr()
-        .map_or(IpAddr::from([0, 0, 0, 0]), |a| a.ip().to_canonical());
+        .map_or_else(|_| IpAddr::from([0, 0, 0, 0]), |a| a.ip().to_canonical());
     let from = from.ip().to_canonical();
     let handshake = tokio::time::timeout(limits::HANDSHAKE, acceptor.accept(tcp));
     let gone = place.gone.clone();
