@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use crate::files::{self, io_error};
 
 /// The folder of blobs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Blobs {
     folder: PathBuf,
 }

@@ -185,7 +185,7 @@ impl Hub {
     ///
     /// # Errors
     /// When its files are damaged, naming the file.
-    pub fn open(join: &JoinConfig, link: SchedulerLink) -> Result<Arc<Self>, ApiError> {
+    pub fn open(join: &JoinConfig, link: SchedulerLink, live: Arc<Live>) -> Result<Arc<Self>, ApiError> {
         let dir = folder(&join.paths.state);
         let marker = dir.join("installed.json");
         let bytes = files::read_limited(&marker, limits::OPERATOR_BODY)?
@@ -226,7 +226,7 @@ impl Hub {
             created: installed.created,
             audit: Audit::open(&dir.join("audit.jsonl"))?,
             events: Events::default(),
-            live: Arc::default(),
+            live,
             streams: Streams::default(),
             blobs: Blobs::open(&dir.join("blobs"))?,
             link,
@@ -817,7 +817,7 @@ impl Hub {
         let per_node = self.spec().dask.workers_per_node.max(1);
         let n = missing * usize::from(per_node);
         let answer = self.link.call("pick", json!({"n": n}), Duration::from_secs(10)).await?;
-        let names: Vec<String> = serde_json::from_value(answer)
+        let names: Vec<String> = serde_json::from_value(answer["names"].clone())
             .map_err(|e| ApiError::new(Code::Malformed, format!("the guard's answer to `pick`: {e}")))?;
         let registry = locked(&self.registry);
         let mut picked: Vec<NodeName> = Vec::new();
@@ -909,6 +909,11 @@ impl Hub {
         drop(sessions);
         self.heard(node);
         id
+    }
+
+    /// How many nodes are connected, the hub's own not counted.
+    pub fn sessions(&self) -> usize {
+        locked(&self.sessions).by_node.len()
     }
 
     /// A session ended.

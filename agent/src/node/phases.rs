@@ -78,6 +78,12 @@ impl Phases {
         any
     }
 
+    /// Why a phase failed, if it did.
+    #[must_use]
+    pub fn error_of(&self, phase: PhaseName) -> Option<ApiError> {
+        self.0.iter().find(|p| p.phase == phase)?.error.clone()
+    }
+
     /// All of them, for a report.
     #[must_use]
     pub fn list(&self) -> Vec<Phase> {
