@@ -95,7 +95,7 @@ impl Process {
     pub async fn ended(&self) {
         if let Some(fd) = &self.fd
             && let Ok(copy) = fd.try_clone()
-            && let Ok(watched) = AsyncFd::with_interest(copy, Interest::READABLE)
+            && let Ok(watched) = watch(copy)
             && watched.readable().await.is_ok()
         {
             return;
@@ -121,6 +121,14 @@ impl Process {
             _ => Exit::Unknown,
         }
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that may not own their descriptor; ours does"
+)]
+fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
 #[cfg(test)]
