@@ -12,8 +12,9 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::super::super::{ClusterRef, Machine, MachineSpec, ProviderError};
+use super::lock::{self, Lock};
 use super::record::{ClusterRecord, Forward, KeeperConfig, KeeperState, Kind, NodeFiles, NodeRecord, VERSION};
-use super::{Local, blocking, disk, fail, netns, process, record};
+use super::{Local, blocking, disk, fail, netns, place, process, record};
 
 /// Name of the forward to the agent.
 pub(super) const FORWARD_AGENT: &str = "agent";
@@ -33,6 +34,24 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 /// Lines of a node's console that go into an error.
 const CONSOLE_LINES: usize = 5;
 
+/// A node between its files and its keeper.
+#[derive(Debug)]
+enum Prepared {
+    /// Its keeper is to be started.
+    New(Box<NodeRecord>),
+    /// An earlier call made it.
+    Runs(Box<Machine>),
+}
+
+impl Prepared {
+    fn new(&self) -> Option<&NodeRecord> {
+        match self {
+            Self::New(node) => Some(node),
+            Self::Runs(_) => None,
+        }
+    }
+}
+
 impl Local {
     pub(in super::super) async fn create(
         &self,
@@ -46,7 +65,9 @@ impl Local {
         let prepared = blocking(move || me.prepare_all(&cluster, &specs))
             .await
             .and_then(|prepared| prepared);
-        let prepared = match prepared {
+        // Held until all keepers listen, so that nobody takes a node that is
+        // about to come for one that is broken.
+        let (prepared, _lock) = match prepared {
             Ok(p) => p,
             Err(e) => return machines.iter().map(|_| Err(e.clone())).collect(),
         };
@@ -62,28 +83,80 @@ impl Local {
         &self,
         cluster: &ClusterRef,
         specs: &[MachineSpec],
-    ) -> Result<Vec<Result<NodeRecord, ProviderError>>, ProviderError> {
+    ) -> Result<(Vec<Result<Prepared, ProviderError>>, Lock), ProviderError> {
         check_program(&self.agent)?;
-        let places = self.cluster_record(cluster)?;
+        let places = {
+            let _lock = lock::take(&self.layout.base)?;
+            self.cluster_record(cluster)?
+        };
+        let lock = lock::take(&self.layout.cluster(&cluster.id))?;
+        // Looked at once: a table costs more than all files of a node.
+        let table = process::Table::read(false);
         let prepared: Vec<_> = specs
             .iter()
             .map(|spec| {
                 let node = self.record(&places, spec)?;
-                self.prepare(&node, spec).inspect_err(|_| self.undo(&node))?;
-                Ok(node)
+                if let Some(machine) = self.existing(&node, spec, &table)? {
+                    return Ok(Prepared::Runs(Box::new(machine)));
+                }
+                self.prepare(&places, &node, spec)
+                    .inspect_err(|_| self.undo(&[&node]))?;
+                Ok(Prepared::New(Box::new(node)))
             })
             .collect();
         if places.network == Kind::Namespace {
-            let nodes: Vec<_> = prepared.iter().flatten().map(|n| (&n.node, n.address)).collect();
+            let new: Vec<&NodeRecord> = prepared.iter().flatten().filter_map(Prepared::new).collect();
+            let nodes: Vec<_> = new.iter().map(|n| (&n.node, n.address)).collect();
             if let Err(e) = netns::add_nodes(&cluster.id, &nodes) {
-                prepared.iter().flatten().for_each(|n| self.undo(n));
+                self.undo(&new);
                 return Err(fail(
                     Code::Provider,
                     format!("cannot make the nodes' network namespaces: {e}"),
                 ));
             }
         }
-        Ok(prepared)
+        Ok((prepared, lock))
+    }
+
+    /// The node if it is there and well and is what is asked for. Whatever is
+    /// left of one that is not well is removed.
+    fn existing(
+        &self,
+        node: &NodeRecord,
+        spec: &MachineSpec,
+        table: &process::Table,
+    ) -> Result<Option<Machine>, ProviderError> {
+        let files = self.layout.node(&node.cluster.id, &node.node);
+        let marker = process::marker(&node.cluster.id, &node.node);
+        let nothing = !files.dir.exists()
+            && !netns::file(&netns::name(&node.cluster.id, &node.node)).exists()
+            && table.marked().all(|(m, _)| m != marker);
+        if nothing {
+            return Ok(None);
+        }
+        let runs = super::keeper(&files).filter(process::runs);
+        let Some(keeper) = runs else {
+            let left = self.delete_locked(&[(node.cluster.clone(), node.node.clone())]).left;
+            return match left.into_iter().next() {
+                None => Ok(None),
+                Some((name, why)) => Err(fail(
+                    Code::Leftover,
+                    format!("an earlier {name} cannot be removed: {why}"),
+                )),
+            };
+        };
+        let told = std::fs::read(files.join()).map_err(disk(&files.join()))?;
+        let same = told == spec.user_data.reveal().as_bytes()
+            && self.node(&node.cluster.id, &node.node).is_ok_and(|f| f.record == *node);
+        if !same {
+            return Err(fail(
+                Code::Conflict,
+                format!("the node {} exists with other settings and runs", node.node),
+            ));
+        }
+        let mut machine = super::machine(node, Some(&keeper));
+        machine.running = true;
+        Ok(Some(machine))
     }
 
     fn record(&self, places: &ClusterRecord, spec: &MachineSpec) -> Result<NodeRecord, ProviderError> {
@@ -105,9 +178,8 @@ impl Local {
     }
 
     /// A node's files, its tags first.
-    fn prepare(&self, node: &NodeRecord, spec: &MachineSpec) -> Result<(), ProviderError> {
+    fn prepare(&self, places: &ClusterRecord, node: &NodeRecord, spec: &MachineSpec) -> Result<(), ProviderError> {
         let files = self.layout.node(&node.cluster.id, &node.node);
-        self.make_room(node, &files)?;
         let run = self.layout.run(&node.cluster.id, &node.node);
         let at = |path: &Path, result: io::Result<()>| result.map_err(disk(path));
         at(&files.dir, record::make_dir(&files.dir))?;
@@ -120,7 +192,7 @@ impl Local {
         )?;
         let forward = |name: &str, port| Forward {
             name: name.into(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: place::outside(places.outer, port),
             to: SocketAddr::new(IpAddr::V4(node.address), port),
         };
         let inside = node.network == Kind::Namespace;
@@ -142,37 +214,26 @@ impl Local {
         at(&files.keeper(), record::write_json(&files.keeper(), &config))
     }
 
-    /// Removes what an earlier node of this name left; refuses while it runs.
-    fn make_room(&self, node: &NodeRecord, files: &NodeFiles) -> Result<(), ProviderError> {
-        if !files.dir.exists() {
-            return Ok(());
-        }
-        let keeper = super::keeper(files);
-        let owner = super::owner(node, keeper.as_ref());
-        if !process::Table::read(false).of(&owner).is_empty() {
-            return Err(fail(Code::Conflict, format!("the node {} exists and runs", node.node)));
-        }
-        let run = self.layout.run(&node.cluster.id, &node.node);
-        record::remove_dir(&run).map_err(disk(&run))?;
-        record::remove_dir(&files.dir).map_err(disk(&files.dir))
-    }
-
-    /// Removes a node that did not come to be. What cannot be removed is found
-    /// by `list` and by `delete_rest`.
-    fn undo(&self, node: &NodeRecord) {
-        let left = self.delete_now(&[(node.cluster.clone(), node.node.clone())]).left;
+    /// Removes nodes that did not come to be. What cannot be removed is found by
+    /// `list` and by `delete_rest`.
+    fn undo(&self, nodes: &[&NodeRecord]) {
+        let nodes: Vec<_> = nodes.iter().map(|n| (n.cluster.clone(), n.node.clone())).collect();
+        let left = self.delete_locked(&nodes).left;
         if !left.is_empty() {
-            tracing::warn!(?left, "a node that failed could not be removed");
+            tracing::warn!(?left, "nodes that failed could not be removed");
         }
     }
 
-    async fn start(&self, prepared: Result<NodeRecord, ProviderError>) -> Result<Machine, ProviderError> {
-        let node = prepared?;
+    async fn start(&self, prepared: Result<Prepared, ProviderError>) -> Result<Machine, ProviderError> {
+        let node = match prepared? {
+            Prepared::Runs(machine) => return Ok(*machine),
+            Prepared::New(node) => node,
+        };
         match self.keep(&node).await {
             Ok(machine) => Ok(machine),
             Err(e) => {
                 let me = self.clone();
-                blocking(move || me.undo(&node)).await?;
+                blocking(move || me.undo(&[&node])).await?;
                 Err(e)
             }
         }
@@ -230,7 +291,10 @@ impl Local {
                 command.env(name, value);
             }
         }
-        command.env(process::MARKER, process::marker(&node.cluster.id, &node.node));
+        command
+            .env(process::MARKER, process::marker(&node.cluster.id, &node.node))
+            .env(process::MARKER_DIR, &files.dir)
+            .env(process::MARKER_OF, format!("{}/{}", node.cluster.name, node.role));
         command.spawn()
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use herdsman_wire::{Code, NodeName};
@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::super::super::{ClusterRef, Deleted, Machine, ProviderError};
 use super::record::ClusterRecord;
-use super::{Local, blocking, netns, process, record};
+use super::{Local, blocking, cgroup, lock, netns, process, record};
 
 /// Time for keepers to end their nodes in order.
 const GRACE: Duration = Duration::from_secs(10);
@@ -32,24 +32,52 @@ struct Target {
 
 impl Local {
     pub(in super::super) async fn delete(&self, machines: &[Machine]) -> Result<Deleted, ProviderError> {
-        let nodes: Vec<_> = machines.iter().map(|m| (m.cluster.clone(), m.node.clone())).collect();
+        let mut clusters: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for m in machines {
+            let nodes = clusters.entry(m.cluster.id.clone()).or_default();
+            nodes.push((m.cluster.clone(), m.node.clone()));
+        }
         let me = self.clone();
-        blocking(move || me.delete_now(&nodes)).await
+        blocking(move || {
+            let mut result = Deleted::default();
+            for (id, nodes) in clusters {
+                let one = match lock::take_existing(&me.layout.cluster(&id)) {
+                    Ok(_lock) => me.delete_locked(&nodes),
+                    Err(e) => Deleted {
+                        left: nodes.iter().map(|(_, n)| (n.to_string(), e.message.clone())).collect(),
+                        ..Deleted::default()
+                    },
+                };
+                result.deleted.extend(one.deleted);
+                result.left.extend(one.left);
+            }
+            result
+        })
+        .await
     }
 
     pub(in super::super) async fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         let (me, cluster) = (self.clone(), cluster.clone());
-        blocking(move || me.delete_rest_now(&cluster)).await
+        blocking(move || {
+            let _lock = lock::take_existing(&me.layout.cluster(&cluster.id))?;
+            Ok(me.delete_rest_now(&cluster))
+        })
+        .await?
     }
 
-    pub(super) fn delete_now(&self, nodes: &[(ClusterRef, NodeName)]) -> Deleted {
+    /// Ends nodes and removes what is theirs. The caller holds the lock of their
+    /// cluster, if that has a folder.
+    pub(super) fn delete_locked(&self, nodes: &[(ClusterRef, NodeName)]) -> Deleted {
+        let groups = cgroup::find(|name| nodes.iter().any(|(c, n)| name == cgroup::name(&c.id, n)));
         let mut targets = Vec::new();
         let mut keepers = Vec::new();
         for (cluster, node) in nodes {
             let keeper = super::keeper(&self.layout.node(&cluster.id, node));
+            let group = cgroup::name(&cluster.id, node);
             let mut owner = process::Owner {
                 marker: process::marker(&cluster.id, node),
                 netns: netns::inode(&netns::name(&cluster.id, node)).into_iter().collect(),
+                cgroups: groups.iter().filter(|g| g.ends_with(&group)).cloned().collect(),
                 ..process::Owner::default()
             };
             if let Some(k) = keeper {
@@ -76,11 +104,15 @@ impl Local {
             keepers.retain(process::runs);
         }
         kill(&mut targets);
+        let gone: Vec<_> = targets.iter().zip(nodes).filter(|(t, _)| t.reason.is_none()).collect();
+        self.remove_networks(gone.into_iter().map(|(_, node)| node));
 
         let mut result = Deleted::default();
         for (target, (cluster, node)) in targets.into_iter().zip(nodes) {
             // The folder stays while a process does: it is how it is found again.
-            let reason = target.reason.or_else(|| self.remove_node(cluster, node).err());
+            let reason = target
+                .reason
+                .or_else(|| self.remove_node(cluster, node, &target.owner.cgroups).err());
             match reason {
                 None => result.deleted.push(target.name),
                 Some(reason) => result.left.push((target.name, reason)),
@@ -90,7 +122,29 @@ impl Local {
         result
     }
 
-    fn remove_node(&self, cluster: &ClusterRef, node: &NodeName) -> Result<(), String> {
+    /// Namespaces of many nodes at once. What fails is tried again, and told, for
+    /// each node by itself.
+    fn remove_networks<'a>(&self, nodes: impl Iterator<Item = &'a (ClusterRef, NodeName)>) {
+        let mut names = Vec::new();
+        let mut ports: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (cluster, node) in nodes {
+            let name = netns::name(&cluster.id, node);
+            if !netns::file(&name).exists() {
+                continue;
+            }
+            if let Ok(found) = self.node(&cluster.id, node) {
+                ports.entry(cluster.id.clone()).or_default().push(found.record.address);
+            }
+            names.push(name);
+        }
+        for (id, ports) in ports {
+            netns::remove_ports(&id, &ports);
+        }
+        let _ = netns::remove(&names);
+    }
+
+    fn remove_node(&self, cluster: &ClusterRef, node: &NodeName, groups: &[PathBuf]) -> Result<(), String> {
+        cgroup::remove(groups)?;
         netns::remove(&[netns::name(&cluster.id, node)])?;
         remove(&self.layout.run(&cluster.id, node))?;
         // Last, as its tags are what `list` finds.
@@ -106,6 +160,10 @@ impl Local {
                 gone.entry(cluster.id.clone()).or_default().push(node);
             }
         }
+        let _lock = match lock::take_existing(&self.layout.base) {
+            Ok(lock) => lock,
+            Err(_) => return,
+        };
         for (id, nodes) in gone {
             let path = self.layout.cluster_file(&id);
             if let Ok(Some(mut record)) = record::read::<ClusterRecord>(&path) {
@@ -122,6 +180,7 @@ impl Local {
         let mut owner = process::Owner {
             marker: format!("{id}/"),
             netns: names.iter().filter_map(|n| netns::inode(n)).collect(),
+            cgroups: cgroup::find(|name| name.starts_with(&cgroup::prefix(id))),
             ..process::Owner::default()
         };
         let boot = process::boot_id();
@@ -140,6 +199,13 @@ impl Local {
         let mut result = Deleted::default();
         let killed = kill(&mut targets);
         let [processes] = targets;
+        for group in &processes.owner.cgroups {
+            let name = group.display().to_string();
+            match cgroup::remove(std::slice::from_ref(group)) {
+                Ok(()) => result.deleted.push(name),
+                Err(why) => result.left.push((name, why)),
+            }
+        }
         match processes.reason {
             Some(reason) => result.left.push((processes.name, reason)),
             None if killed => result.deleted.push(processes.name),

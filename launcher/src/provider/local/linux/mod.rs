@@ -1,8 +1,11 @@
 //! Local nodes on Linux. Public calls here; each does its blocking part on a
 //! thread for that.
 
+mod cgroup;
 mod create;
 mod delete;
+mod list;
+mod lock;
 mod netns;
 mod place;
 mod process;
@@ -10,9 +13,10 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use herdsman_wire::join::Paths;
@@ -75,16 +79,22 @@ impl Local {
     }
 
     pub(super) fn place(&self, cluster: &ClusterRef, node: &NodeName, index: u32) -> Result<Placement, ProviderError> {
+        let _lock = lock::take(&self.layout.base)?;
         let mut record = self.cluster_record(cluster)?;
+        let before = record.clone();
         let exists = self.layout.node(&cluster.id, node).tags().exists();
+        let used = self.used_loopback(&record, node)?;
         let address = match (record.places.get(node), record.network) {
             (Some(address), _) if exists => *address,
             (_, Kind::Namespace) => place::in_namespace(index)?,
-            (_, Kind::Loopback) => place::free_loopback(&cluster.id, index, &|a| {
-                record.places.iter().any(|(other, at)| other != node && *at == a)
-            })?,
+            (_, Kind::Loopback) => place::free_loopback(&cluster.id, index, &|a| used.contains(&a))?,
         };
-        if record.places.insert(node.clone(), address) != Some(address) {
+        if record.network == Kind::Namespace && index == 0 && record.outer.is_none() {
+            // None is fine: the forwards then get ports that are free.
+            record.outer = place::free_loopback(&cluster.id, 0, &|a| used.contains(&a)).ok();
+        }
+        record.places.insert(node.clone(), address);
+        if record != before {
             self.write_cluster(&record)?;
         }
         let address = IpAddr::V4(address);
@@ -102,9 +112,16 @@ impl Local {
 
     pub(super) async fn ensure_network(&self, cluster: &ClusterRef, _: &Tags) -> Result<(), ProviderError> {
         let (me, cluster) = (self.clone(), cluster.clone());
-        blocking(move || match me.cluster_record(&cluster)?.network {
-            Kind::Loopback => Ok(()),
-            Kind::Namespace => netns::ensure_bridge(&cluster.id).map_err(|e| fail(Code::Provider, e)),
+        blocking(move || {
+            let record = {
+                let _lock = lock::take(&me.layout.base)?;
+                me.cluster_record(&cluster)?
+            };
+            let _lock = lock::take(&me.layout.cluster(&cluster.id))?;
+            match record.network {
+                Kind::Loopback => Ok(()),
+                Kind::Namespace => netns::ensure_bridge(&cluster.id).map_err(|e| fail(Code::Provider, e)),
+            }
         })
         .await?
     }
@@ -137,7 +154,8 @@ impl Local {
             cluster: cluster.clone(),
             network: self.choose(&cluster.id)?,
             namespaces: netns::prefix(&cluster.id),
-            places: std::collections::BTreeMap::new(),
+            places: BTreeMap::new(),
+            outer: None,
         };
         self.write_cluster(&record)?;
         Ok(record)
@@ -167,38 +185,28 @@ impl Local {
         }
     }
 
-    fn list_now(&self, wanted: Option<&ClusterName>) -> Result<Vec<Machine>, ProviderError> {
-        let mut found = Vec::new();
-        for id in names::<ClusterId>(&self.layout.base)? {
-            for node in names::<NodeName>(&self.layout.cluster(&id))? {
-                match self.node(&id, &node) {
-                    Ok(f) if wanted.is_none_or(|w| *w == f.record.cluster.name) => found.push(f),
-                    Ok(_) => {}
-                    Err(why) => {
-                        let folder = self.layout.node(&id, &node).dir;
-                        tracing::warn!(folder = %folder.display(), %why, "skipped a folder that is no local node");
-                    }
-                }
+    /// Loopback addresses of all clusters, save that of this node. What cannot
+    /// be read is left to the look whether its ports are free.
+    fn used_loopback(&self, ours: &ClusterRecord, node: &NodeName) -> Result<BTreeSet<Ipv4Addr>, ProviderError> {
+        let others = names::<ClusterId>(&self.layout.base)?
+            .into_iter()
+            .filter(|id| *id != ours.cluster.id)
+            .filter_map(|id| record::read::<ClusterRecord>(&self.layout.cluster_file(&id)).ok()?);
+        let mut used = BTreeSet::new();
+        for record in others.chain([ours.clone()]) {
+            used.extend(record.outer);
+            if record.network == Kind::Loopback {
+                let mine = record.cluster.id == ours.cluster.id;
+                used.extend(
+                    record
+                        .places
+                        .iter()
+                        .filter(|(n, _)| !mine || *n != node)
+                        .map(|(_, a)| *a),
+                );
             }
         }
-        // Looked at once and only if needed: the keeper's word is enough.
-        let mut table = None;
-        let mut machines: Vec<Machine> = found
-            .iter()
-            .map(|f| {
-                let mut machine = machine(&f.record, f.keeper.as_ref());
-                machine.running = f.keeper.as_ref().is_some_and(process::runs) || {
-                    let table = table.get_or_insert_with(|| process::Table::read(false));
-                    !table.of(&owner(&f.record, f.keeper.as_ref())).is_empty()
-                };
-                machine
-            })
-            .collect();
-        machines.sort_by(|a, b| {
-            let key = |m: &Machine| (m.cluster.name.clone(), m.cluster.id.clone(), m.role);
-            key(a).cmp(&key(b)).then_with(|| a.address.cmp(&b.address))
-        });
-        Ok(machines)
+        Ok(used)
     }
 
     /// A node's record, which must be what its folder's name says.
@@ -223,7 +231,8 @@ fn keeper(files: &NodeFiles) -> Option<KeeperState> {
     record::read(&files.keeper_state()).unwrap_or_default()
 }
 
-/// How the processes of a node are known. Namespaces are the deleter's affair.
+/// How the processes of a node are known. Namespaces and control groups are the
+/// deleter's affair.
 fn owner(record: &NodeRecord, keeper: Option<&KeeperState>) -> process::Owner {
     process::Owner {
         marker: process::marker(&record.cluster.id, &record.node),
@@ -232,7 +241,7 @@ fn owner(record: &NodeRecord, keeper: Option<&KeeperState>) -> process::Owner {
             .map(|k| (k.pid, k.start_ticks))
             .into_iter()
             .collect(),
-        netns: vec![],
+        ..process::Owner::default()
     }
 }
 

@@ -13,7 +13,6 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use std::time::{Duration, Instant};
 use herdsman_wire::{ClusterId, NodeName};
 
 use super::place::{BRIDGE, NAMESPACE_PREFIX};
+use super::process::{self, Inode};
 
 /// Where `ip` keeps named namespaces; ip-netns(8).
 const NAMED: &str = "/run/netns";
@@ -48,9 +48,12 @@ pub(super) fn file(name: &str) -> PathBuf {
     Path::new(NAMED).join(name)
 }
 
-/// The namespace's identity, which its processes show as well.
-pub(super) fn inode(name: &str) -> Option<u64> {
-    fs::metadata(file(name)).ok().map(|m| m.ino())
+/// The namespace's identity, which its processes show as well. Never that of the
+/// namespace we are in: whatever the name leads to, it is not for killing all of
+/// the host.
+pub(super) fn inode(name: &str) -> Option<Inode> {
+    let ours = process::inode(Path::new("/proc/self/ns/net"))?;
+    process::inode(&file(name)).filter(|i| *i != ours)
 }
 
 /// Named namespaces of a cluster: its bridge's and its nodes'.
@@ -114,9 +117,26 @@ pub(super) fn ensure_bridge(id: &ClusterId) -> Result<(), String> {
 /// Makes namespaces for nodes, anew where one is there already, and joins them
 /// to the bridge.
 pub(super) fn add_nodes(id: &ClusterId, nodes: &[(&NodeName, Ipv4Addr)]) -> Result<(), String> {
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let clear = || {
+        let names: Vec<String> = nodes.iter().map(|(node, _)| name(id, node)).collect();
+        let ports: Vec<Ipv4Addr> = nodes.iter().map(|(_, address)| *address).collect();
+        remove_ports(id, &ports);
+        remove(&names)
+    };
+    // What an interrupted command left is in the way of the first try only.
+    add_nodes_once(id, nodes).or_else(|_| {
+        clear()?;
+        add_nodes_once(id, nodes).inspect_err(|_| {
+            let _ = clear();
+        })
+    })
+}
+
+fn add_nodes_once(id: &ClusterId, nodes: &[(&NodeName, Ipv4Addr)]) -> Result<(), String> {
     let names: Vec<String> = nodes.iter().map(|(node, _)| name(id, node)).collect();
-    let stale: Vec<String> = names.iter().filter(|n| file(n).exists()).cloned().collect();
-    remove(&stale)?;
     ip(
         None,
         &names.iter().map(|n| format!("netns add {n}\n")).collect::<String>(),
@@ -143,6 +163,17 @@ pub(super) fn add_nodes(id: &ClusterId, nodes: &[(&NodeName, Ipv4Addr)]) -> Resu
                 .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a helper thread died".to_owned())))
         })
     })
+}
+
+/// Removes ports of the bridge. With a namespace goes its end of the pair, and
+/// with that the port, but some time after the command. Best effort.
+pub(super) fn remove_ports(id: &ClusterId, addresses: &[Ipv4Addr]) {
+    let bridge = prefix(id);
+    if addresses.is_empty() || !file(&bridge).exists() {
+        return;
+    }
+    let batch: String = addresses.iter().map(|a| format!("link del {}\n", port(*a))).collect();
+    let _ = run(&["-force", "-n", &bridge], &batch);
 }
 
 fn set_up(address: Ipv4Addr, name: &str) -> Result<(), String> {
@@ -180,6 +211,13 @@ pub(super) fn remove(names: &[String]) -> Result<(), String> {
 
 /// Runs a batch, in a namespace where one is named. The error is what `ip` said.
 fn ip(namespace: Option<&str>, batch: &str) -> Result<(), String> {
+    match namespace {
+        Some(namespace) => run(&["-n", namespace], batch),
+        None => run(&[], batch),
+    }
+}
+
+fn run(options: &[&str], batch: &str) -> Result<(), String> {
     let program = program().ok_or("the program `ip` (package iproute2) is missing")?;
     let said = |e: io::Error| format!("{}: {e}", program.display());
     // Files, not pipes: neither side ever waits for the other.
@@ -190,11 +228,8 @@ fn ip(namespace: Option<&str>, batch: &str) -> Result<(), String> {
         .map_err(said)?;
     let mut errors = tempfile::tempfile().map_err(said)?;
 
-    let mut command = Command::new(&program);
-    if let Some(namespace) = namespace {
-        command.args(["-n", namespace]);
-    }
-    let mut child = command
+    let mut child = Command::new(&program)
+        .args(options)
         .args(["-batch", "-"])
         .stdin(Stdio::from(input))
         .stdout(Stdio::null())

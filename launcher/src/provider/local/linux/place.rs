@@ -97,6 +97,18 @@ pub(super) fn free_loopback(
     ))
 }
 
+/// Where the host reaches a port of the scheduler's: at its usual number, or at
+/// any that is free where somebody else has it.
+pub(super) fn outside(address: Option<Ipv4Addr>, port: u16) -> SocketAddr {
+    let address = address.unwrap_or(Ipv4Addr::LOCALHOST);
+    let at = SocketAddr::from((address, port));
+    if address != Ipv4Addr::LOCALHOST && TcpListener::bind(at).is_ok() {
+        at
+    } else {
+        SocketAddr::from((address, 0))
+    }
+}
+
 fn refused(port: u16, e: &io::Error) -> ProviderError {
     if e.kind() != io::ErrorKind::AddrInUse {
         return ProviderError {

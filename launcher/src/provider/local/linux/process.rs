@@ -4,24 +4,36 @@
 //! starts. But a program may overwrite the memory that `/proc/PID/environ` shows
 //! (setproctitle does, and Dask uses it where it is installed), so a node's
 //! processes are also all in its network namespace, all in its keeper's session
-//! whose environment is overwritten, and all that descend from any of these.
+//! whose environment is overwritten, all in its control group, and all that
+//! descend from any of these.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use herdsman_wire::{ClusterId, NodeName};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::cgroup;
 use super::record::KeeperState;
 
 /// Environment variable that everything of a node carries.
 pub(super) const MARKER: &str = "HERDSMAN_NODE";
 
+/// The node's folder, so that a process tells where it belongs when that folder
+/// is gone.
+pub(super) const MARKER_DIR: &str = "HERDSMAN_NODE_DIR";
+/// The cluster's name and the node's role, for the same case: `<name>/<role>`.
+pub(super) const MARKER_OF: &str = "HERDSMAN_NODE_OF";
+
 /// Value of the marker.
 pub(super) fn marker(id: &ClusterId, node: &NodeName) -> String {
     format!("{id}/{node}")
 }
+
+/// What tells one file, or one namespace, from all others: device and inode.
+pub(super) type Inode = (u64, u64);
 
 /// One process at the time of looking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,10 +46,14 @@ pub(super) struct Process {
     /// Has ended and waits for its parent.
     pub(super) zombie: bool,
     pub(super) marker: Option<String>,
+    /// Value of [`MARKER_DIR`].
+    pub(super) dir: Option<PathBuf>,
+    /// Value of [`MARKER_OF`].
+    pub(super) of: Option<String>,
     /// Shows no environment that a program could have been started with.
     pub(super) overwritten: bool,
     /// Its network namespace, where that was asked for and may be seen.
-    pub(super) netns: Option<u64>,
+    pub(super) netns: Option<Inode>,
 }
 
 impl Process {
@@ -49,7 +65,7 @@ impl Process {
             process.parse_environment(&environment);
         }
         if with_netns && !process.zombie {
-            process.netns = fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|m| m.ino());
+            process.netns = inode(Path::new(&format!("/proc/{pid}/ns/net")));
         }
         Some(process)
     }
@@ -70,15 +86,26 @@ impl Process {
     }
 
     fn parse_environment(&mut self, environment: &[u8]) {
-        let prefix = format!("{MARKER}=");
         let mut entries = environment.split(|b| *b == 0);
-        self.marker = entries
-            .clone()
-            .find_map(|e| e.strip_prefix(prefix.as_bytes()))
-            .map(|v| String::from_utf8_lossy(v).into_owned());
+        let value = |name: &str| {
+            entries
+                .clone()
+                .find_map(|e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+                .map(|v| String::from_utf8_lossy(v).into_owned())
+        };
+        self.marker = value(MARKER);
+        if self.marker.is_some() {
+            self.dir = value(MARKER_DIR).map(PathBuf::from);
+            self.of = value(MARKER_OF);
+        }
         // Nodes are started with a PATH; where none is seen it was overwritten.
         self.overwritten = !entries.any(|e| e.starts_with(b"PATH="));
     }
+}
+
+/// Identity of what a path leads to.
+pub(super) fn inode(path: &Path) -> Option<Inode> {
+    fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 /// The start of a process by its number, if it lives.
@@ -111,7 +138,9 @@ pub(super) struct Owner {
     /// Keepers of this boot, alive or not: number and start.
     pub(super) keepers: Vec<(i32, u64)>,
     /// Network namespaces.
-    pub(super) netns: Vec<u64>,
+    pub(super) netns: Vec<Inode>,
+    /// Control groups.
+    pub(super) cgroups: Vec<PathBuf>,
 }
 
 impl Owner {
@@ -157,6 +186,14 @@ impl Table {
         )
     }
 
+    /// Living processes that carry a marker.
+    pub(super) fn marked(&self) -> impl Iterator<Item = (&str, &Process)> {
+        self.0
+            .iter()
+            .filter(|p| !p.zombie)
+            .filter_map(|p| Some((p.marker.as_deref()?, p)))
+    }
+
     /// The living processes of `owner`. Never the caller itself, which may well
     /// run inside a node.
     pub(super) fn of(&self, owner: &Owner) -> Vec<&Process> {
@@ -166,7 +203,12 @@ impl Table {
         for process in &self.0 {
             children.entry(process.parent).or_default().push(process);
         }
-        let mut next: Vec<&Process> = self.0.iter().filter(|p| owner.has(p, &starts)).collect();
+        let grouped = cgroup::processes(&owner.cgroups);
+        let mut next: Vec<&Process> = self
+            .0
+            .iter()
+            .filter(|p| grouped.contains(&p.pid) || owner.has(p, &starts))
+            .collect();
         let mut seen: HashSet<i32> = next.iter().map(|p| p.pid).collect();
         let mut found = Vec::new();
         while let Some(process) = next.pop() {
@@ -275,13 +317,13 @@ mod tests {
     #[test]
     fn namespaces_count_and_zombies_do_not() {
         let mut inside = process(1001, 1, None);
-        inside.netns = Some(7);
+        inside.netns = Some((1, 7));
         let mut zombie = process(1002, 1001, None);
         zombie.zombie = true;
         let below = process(1003, 1002, None);
         let owner = Owner {
             marker: "aaaaaaaaaa/x".into(),
-            netns: vec![7],
+            netns: vec![(1, 7)],
             ..Owner::default()
         };
         assert_eq!(pids(&Table(vec![inside, zombie, below]), &owner), [1001, 1003]);

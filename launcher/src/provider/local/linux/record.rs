@@ -52,6 +52,10 @@ pub(super) struct ClusterRecord {
     /// Addresses that nodes have or are about to get.
     #[serde(default)]
     pub(super) places: BTreeMap<NodeName, Ipv4Addr>,
+    /// With namespaces: the loopback address on which the host reaches the
+    /// scheduler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) outer: Option<Ipv4Addr>,
 }
 
 /// `tags.json`.
