@@ -8,7 +8,7 @@ use std::time::Duration;
 use herdsman_wire::api::CsrReply;
 use herdsman_wire::join::{Bootstrap, Roots as RootPems};
 use herdsman_wire::pki::{self, Authority, PkiError, SignRequest};
-use herdsman_wire::{ApiError, ClusterId, Code, Identity, Kind, NodeName, Role, Secret, Timestamp, limits};
+use herdsman_wire::{ApiError, ClusterId, Code, Identity, Kind, NodeName, Role, Secret, Timestamp, limits, tls};
 use rcgen::{Issuer, KeyPair};
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -37,6 +37,32 @@ pub struct Credentials {
     pub key: Secret,
     /// Serial of the leaf, hex.
     pub serial: String,
+}
+
+impl Credentials {
+    /// Puts a chain and its key together.
+    ///
+    /// # Errors
+    /// [`Code::Certificate`] when they do not parse or do not belong together.
+    pub fn new(chain: String, key: Secret) -> Result<Self, ApiError> {
+        let bad = |e: PkiError| ApiError::new(Code::Certificate, e.to_string());
+        tls::certified_key(&chain, &key).map_err(bad)?;
+        let serial = pki::facts_of_pem(&chain).map_err(bad)?.serial;
+        Ok(Self { chain, key, serial })
+    }
+}
+
+/// SHA-256 of a certificate, hex: what people compare.
+///
+/// # Errors
+/// [`Code::Certificate`] when the text is no certificate.
+pub fn fingerprint(pem: &str) -> Result<String, ApiError> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|e| ApiError::new(Code::Certificate, format!("certificate: {e}")))?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, &der);
+    Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Signed issuing certificates in the order control, scheduler, node.

@@ -90,6 +90,17 @@ pub struct ProviderError {
     pub retryable: bool,
 }
 
+impl From<ProviderError> for herdsman_wire::ApiError {
+    fn from(e: ProviderError) -> Self {
+        Self {
+            code: e.code,
+            message: e.message,
+            hint: e.hint,
+            retryable: e.retryable,
+        }
+    }
+}
+
 /// Result of deleting: what is gone and what is left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deleted {

@@ -1,0 +1,377 @@
+//! Making a cluster that is not there yet.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use herdsman_wire::api::{CsrReply, Done, Expected, Install, OperatorSerials, VersionReply};
+use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp, limits};
+use tokio::time::Instant;
+
+use super::access::{self, ONE_TRY};
+use super::names::{scheduler_name, worker_name};
+use super::{Context, Observe, Step, Wanted};
+use crate::bootstrap::{self, Node};
+use crate::link::{Link, SOON};
+use crate::pki::{self, Roots};
+use crate::provider::{ClusterRef, Machine, MachineSpec, Placement, Tags};
+use crate::state::{Record, Stage, UserKeys};
+
+/// Wait between two tries to reach a hub that boots: an agent on this machine
+/// is there within milliseconds, one in a cloud within half a minute.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A cluster on its way: what is needed to finish or undo it.
+pub(super) struct Making {
+    pub(super) record: Record,
+    pub(super) keys: UserKeys,
+    roots: Roots,
+}
+
+/// One node to be made.
+struct Planned {
+    name: NodeName,
+    role: Role,
+    placement: Placement,
+    machine: MachineSpec,
+    serial: String,
+}
+
+/// Tags of a cluster's resources, DESIGN section 7.
+pub(super) fn tags(ctx: &Context, cluster: &ClusterRef, pin: &str, wanted: &Tags, expires: Option<Timestamp>) -> Tags {
+    let now = Timestamp::now().seconds();
+    let mut tags = wanted.clone();
+    let expires = expires.map_or_else(|| "never".to_owned(), |t| t.seconds().to_string());
+    for (key, value) in [
+        ("herdsman-cluster", cluster.name.to_string()),
+        ("herdsman-id", cluster.id.to_string()),
+        ("herdsman-owner", ctx.user.clone()),
+        ("herdsman-created", now.to_string()),
+        ("herdsman-expires", expires),
+        ("herdsman-ca", pin.chars().take(16).collect()),
+        ("herdsman-version", env!("CARGO_PKG_VERSION").to_owned()),
+    ] {
+        tags.insert(key.to_owned(), value);
+    }
+    tags
+}
+
+impl Making {
+    /// Makes keys, and writes down what is about to be made.
+    pub(super) fn begin(ctx: &Context, wanted: &Wanted) -> Result<Self, ApiError> {
+        let now = Timestamp::now();
+        let id = pki::new_cluster_id()?;
+        let lifetime = wanted.spec.limits.lifetime_seconds.map(Duration::from_secs);
+        let roots = Roots::generate(&id, now, pki::authority_life(lifetime))?;
+        let life = Duration::from_secs(wanted.spec.lives.operator_seconds);
+        let keys = UserKeys {
+            operator: roots.operator(&ctx.user, now, life)?,
+            client: roots.client(&ctx.user, now, life)?,
+        };
+        let cluster = ClusterRef {
+            name: wanted.name.clone(),
+            id,
+        };
+        let pin = pki::fingerprint(&roots.pems.control)?;
+        let expires = lifetime.map(|l| now.plus(l));
+        let record = Record {
+            tags: tags(ctx, &cluster, &pin, &wanted.tags, expires),
+            cluster,
+            provider: ctx.provider.name().to_owned(),
+            created: now,
+            agent: None,
+            scheduler: None,
+            roots: roots.pems.clone(),
+            fingerprint: pin,
+            insecure: wanted.spec.dask.security == herdsman_wire::spec::DaskSecurity::None,
+            stage: Stage::Creating,
+        };
+        ctx.store.save(&record)?;
+        ctx.store.save_keys(&record.cluster.name, &keys)?;
+        Ok(Self { record, keys, roots })
+    }
+
+    fn plan(
+        &self,
+        ctx: &Context,
+        name: NodeName,
+        role: Role,
+        index: u32,
+        hub: Option<SocketAddr>,
+    ) -> Result<Planned, ApiError> {
+        let cluster = &self.record.cluster;
+        let now = Timestamp::now();
+        let placement = ctx.provider.place(cluster, &name, index)?;
+        let (bootstrap, serial) = self.roots.bootstrap(role, &name, now, limits::BOOTSTRAP_LIFE)?;
+        let user_data = bootstrap::join_configuration(Node {
+            cluster,
+            name: &name,
+            role,
+            hub,
+            placement: &placement,
+            roots: &self.roots.pems,
+            bootstrap,
+            deadline: now.plus(limits::BOOTSTRAP_LIFE),
+        })?;
+        let mut tags = self.record.tags.clone();
+        tags.insert("herdsman-role".to_owned(), role.as_str().to_owned());
+        tags.insert("herdsman-node".to_owned(), name.to_string());
+        let machine = MachineSpec {
+            node: name.clone(),
+            role,
+            user_data,
+            tags,
+        };
+        Ok(Planned {
+            name,
+            role,
+            placement,
+            machine,
+            serial,
+        })
+    }
+
+    /// Creates all machines. Where the scheduler's address is known before it
+    /// exists, all at once; else the workers as soon as it is known.
+    pub(super) async fn machines(
+        &mut self,
+        ctx: &Context,
+        wanted: &Wanted,
+        see: Observe<'_>,
+    ) -> Result<Vec<(Machine, Expected)>, ApiError> {
+        let cluster = self.record.cluster.clone();
+        ctx.provider.ensure_network(&cluster, &self.record.tags).await?;
+        let name = scheduler_name(&cluster.name).map_err(usage)?;
+        let scheduler = self.plan(ctx, name, Role::Scheduler, 0, None)?;
+        let known = scheduler.placement.address;
+        let mut first = vec![scheduler];
+        let mut made = Vec::new();
+        if known.is_none() {
+            made = self.create(ctx, &first, see).await?;
+            first.clear();
+        }
+        let address = known
+            .or_else(|| made.first().and_then(|(m, _): &(Machine, _)| m.address))
+            .ok_or_else(|| {
+                ApiError::new(
+                    Code::Provider,
+                    "the scheduler's machine has no address on the cluster's network",
+                )
+            })?;
+        let hub = SocketAddr::new(address, limits::AGENT_PORT);
+        for number in 0..wanted.workers {
+            let name = worker_name(&cluster.name, number).map_err(usage)?;
+            first.push(self.plan(ctx, name, Role::Worker, number + 1, Some(hub))?);
+        }
+        made.extend(self.create(ctx, &first, see).await?);
+        let scheduler = made.iter().find(|(m, _)| m.role == Role::Scheduler).map(|(m, _)| m);
+        self.record.agent = scheduler.and_then(|m| m.agent);
+        self.record.scheduler = scheduler.and_then(|m| m.scheduler);
+        ctx.store.save(&self.record)?;
+        Ok(made)
+    }
+
+    async fn create(
+        &self,
+        ctx: &Context,
+        planned: &[Planned],
+        see: Observe<'_>,
+    ) -> Result<Vec<(Machine, Expected)>, ApiError> {
+        let specs: Vec<MachineSpec> = planned.iter().map(|p| p.machine.clone()).collect();
+        let expected = planned.iter().map(|p| (p.name.clone(), p.serial.clone()));
+        create(ctx, &self.record.cluster, &specs, expected.collect(), see)
+            .await
+            .map(|made| {
+                // A scheduler is installed by us, it does not enrol.
+                let role = |n: &NodeName| planned.iter().find(|p| p.name == *n).map(|p| p.role);
+                debug_assert!(made.iter().all(|(m, _)| role(&m.node) == Some(m.role)));
+                made
+            })
+    }
+
+    /// Waits for the hub's agent, signs its issuing certificates, and gives the
+    /// roots up.
+    pub(super) async fn install(
+        self,
+        ctx: &Context,
+        wanted: &Wanted,
+        expected: Vec<Expected>,
+        until: Instant,
+    ) -> Result<(Record, UserKeys, Link), ApiError> {
+        let Self {
+            mut record,
+            keys,
+            roots,
+        } = self;
+        let link = access::link(ctx, &record, &keys.operator)?;
+        let requests: CsrReply = patiently(until, || link.get("/v1/csr", ONE_TRY)).await?;
+        let now = Timestamp::now();
+        clocks(now, requests.facts.now)?;
+        let [issue_control, issue_scheduler, issue_node] = roots.sign_and_forget(&requests, now)?.0;
+        let life = Duration::from_secs(wanted.spec.lives.operator_seconds);
+        let install = Install {
+            issue_control,
+            issue_scheduler,
+            issue_node,
+            expected,
+            spec: wanted.spec.clone(),
+            created: record.created,
+            operator: Some(OperatorSerials {
+                user: ctx.user.clone(),
+                serials: [keys.operator.serial.clone(), keys.client.serial.clone()],
+                not_after: now.plus(life),
+            }),
+        };
+        let _: Done = link.post("/v1/install", &install, SOON).await?;
+        // Over a new connection the hub now has to show the certificate that it
+        // signed itself.
+        let version: VersionReply = link.get("/v1/version", SOON).await?;
+        if !version.installed || version.cluster != record.cluster.id {
+            return Err(ApiError::new(
+                Code::Internal,
+                "the hub does not say that it is installed",
+            ));
+        }
+        for blob in &wanted.blobs {
+            link.put_blob(
+                &blob.sha256,
+                &blob.path,
+                until.saturating_duration_since(Instant::now()),
+            )
+            .await?;
+        }
+        record.stage = Stage::Up;
+        ctx.store.save(&record)?;
+        Ok((record, keys, link))
+    }
+}
+
+fn usage(e: herdsman_wire::name::NameError) -> ApiError {
+    ApiError::new(Code::Usage, e.to_string()).with_hint("give the cluster a shorter name")
+}
+
+/// Certificates are good from five minutes back; a clock that differs more than
+/// that would refuse them with words nobody understands.
+fn clocks(ours: Timestamp, theirs: Timestamp) -> Result<(), ApiError> {
+    let apart = ours.since(theirs).max(theirs.since(ours));
+    if apart < limits::CLOCK_SKEW {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        Code::Clock,
+        format!(
+            "this computer's clock and the scheduler's differ by {} s; certificates would be refused",
+            apart.as_secs()
+        ),
+    )
+    .with_hint("set both clocks, for example with `timedatectl set-ntp true`, and try again"))
+}
+
+/// Asks again for as long as the answer may still come.
+pub(super) async fn patiently<T, F>(until: Instant, ask: impl Fn() -> F) -> Result<T, ApiError>
+where
+    F: Future<Output = Result<T, ApiError>>,
+{
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let error = match tokio::time::timeout(left, ask()).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(e)) if !e.retryable && e.code != Code::Deadline => return Err(e),
+            Ok(Err(e)) => Some(e),
+            Err(_) => None,
+        };
+        if Instant::now() + pause >= until {
+            let last = error.map_or_else(String::new, |e| format!(": {}", e.message));
+            return Err(ApiError::new(
+                Code::Deadline,
+                format!("the scheduler's agent did not answer in time{last}"),
+            ));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Creates machines and says what the hub shall expect of them. When one cannot
+/// be made, those that were are still told of by `see`, and are found by tags.
+pub(super) async fn create(
+    ctx: &Context,
+    cluster: &ClusterRef,
+    specs: &[MachineSpec],
+    serials: Vec<(NodeName, String)>,
+    see: Observe<'_>,
+) -> Result<Vec<(Machine, Expected)>, ApiError> {
+    use herdsman_wire::report::{Phase, PhaseName, PhaseStatus};
+    let started = Timestamp::now();
+    let phase = |status, ended, error| Phase {
+        phase: PhaseName::Create,
+        status,
+        started,
+        ended,
+        deadline: None,
+        detail: None,
+        error,
+    };
+    for spec in specs {
+        see(&Step::Phase(spec.node.clone(), phase(PhaseStatus::Started, None, None)));
+    }
+    let results = ctx.provider.create(cluster, specs).await;
+    let now = Timestamp::now();
+    let mut made = Vec::new();
+    let mut error = None;
+    for ((spec, result), (_, serial)) in specs.iter().zip(results).zip(serials) {
+        match result {
+            Ok(machine) => {
+                see(&Step::Phase(
+                    spec.node.clone(),
+                    phase(PhaseStatus::Done, Some(now), None),
+                ));
+                let expected = Expected {
+                    node: spec.node.clone(),
+                    serial,
+                    address: machine.address,
+                    any_address: false,
+                };
+                made.push((machine, expected));
+            }
+            Err(e) => {
+                let e = ApiError::from(e);
+                see(&Step::Phase(
+                    spec.node.clone(),
+                    phase(PhaseStatus::Failed, Some(now), Some(e.clone())),
+                ));
+                error.get_or_insert(e);
+            }
+        }
+    }
+    error.map_or(Ok(made), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_differ_by_a_day_are_told_before_any_certificate_fails() {
+        let now = Timestamp::now();
+        assert!(clocks(now, now.plus(Duration::from_secs(200))).is_ok());
+        for theirs in [now.plus(limits::LEAF_LIFE), now.minus(limits::LEAF_LIFE)] {
+            let e = clocks(now, theirs).unwrap_err();
+            assert_eq!(e.code, Code::Clock);
+            assert!(e.message.contains("86400 s"), "{e}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_at_the_deadline_with_the_last_obstacle() {
+        let until = Instant::now() + Duration::from_secs(30);
+        let refused = || async { Err::<(), _>(ApiError::new(Code::Unreachable, "connection refused")) };
+        let e = patiently(until, refused).await.unwrap_err();
+        assert_eq!(e.code, Code::Deadline);
+        assert!(e.message.contains("connection refused"), "{e}");
+        assert!(Instant::now() <= until);
+        let final_ = || async { Err::<(), _>(ApiError::new(Code::Certificate, "no")) };
+        assert_eq!(patiently(until, final_).await.unwrap_err().code, Code::Certificate);
+    }
+}

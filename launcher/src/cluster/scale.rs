@@ -1,0 +1,264 @@
+//! `scale`: more workers, or fewer without losing what they have computed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use herdsman_wire::api::{Done, Expect, Invite, Invited, Nodes, Retire, Retired};
+use herdsman_wire::report::{ClusterStatus, NodeState, NodeStatus};
+use herdsman_wire::{ApiError, ClusterName, Code, NodeName, Role, limits};
+use tokio::time::Instant;
+
+use super::access::{Access, open, scheduler};
+use super::names::{next_number, worker_name};
+use super::watch::{self, Goal};
+use super::{Context, Observe, Step, ready_workers};
+use crate::bootstrap::{self, Node};
+use crate::link::SOON;
+use crate::provider::{Machine, MachineSpec};
+use herdsman_wire::join::Bootstrap;
+
+/// Longest wait for data to move.
+const RETIRE_WITHIN: Duration = Duration::from_secs(600);
+
+/// How many workers, or which to give up.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// So many.
+    Count(u32),
+    /// Without these nodes.
+    Without(Vec<NodeName>),
+}
+
+/// What scaling did.
+#[derive(Clone, Debug)]
+pub struct ScaleReport {
+    /// Nodes made.
+    pub added: Vec<NodeName>,
+    /// Nodes emptied and deleted.
+    pub removed: Vec<NodeName>,
+    /// Nodes that had to stay, with the reason.
+    pub kept: Vec<(NodeName, String)>,
+    /// The hub's status afterwards.
+    pub status: ClusterStatus,
+}
+
+/// Whether a node counts as one of the workers that there are.
+pub(super) fn counts(node: &NodeStatus) -> bool {
+    node.role == Role::Worker
+        && !matches!(
+            node.state,
+            NodeState::Stopped | NodeState::Revoked | NodeState::Draining | NodeState::Lost
+        )
+}
+
+/// Brings a cluster to a number of workers.
+///
+/// # Errors
+/// [`Code::NotFound`], [`Code::Conflict`] when another command is at work on it,
+/// or the cause why new workers did not come; those are deleted again then.
+pub async fn scale(
+    ctx: &Context,
+    name: &ClusterName,
+    target: Target,
+    within: Duration,
+    see: Observe<'_>,
+) -> Result<ScaleReport, ApiError> {
+    let _lock = ctx.store.lock(name, "scale")?;
+    let access = open(ctx, name).await?;
+    scale_open(ctx, &access, target, within, see).await
+}
+
+/// [`scale`] for a caller that holds the lock.
+pub(super) async fn scale_open(
+    ctx: &Context,
+    access: &Access,
+    target: Target,
+    within: Duration,
+    see: Observe<'_>,
+) -> Result<ScaleReport, ApiError> {
+    sweep(ctx, access).await?;
+    let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
+    let have = u32::try_from(status.nodes.iter().filter(|n| counts(n)).count()).unwrap_or(u32::MAX);
+    let retire = |nodes, count: u32| Retire {
+        nodes,
+        count: count as usize,
+        timeout_seconds: RETIRE_WITHIN.as_secs(),
+    };
+    match target {
+        Target::Count(n) if n > have => grow(ctx, access, &status, n - have, n, within, see).await,
+        Target::Count(n) if n < have => shrink(ctx, access, retire(Vec::new(), have - n), see).await,
+        Target::Count(_) => Ok(ScaleReport {
+            added: Vec::new(),
+            removed: Vec::new(),
+            kept: Vec::new(),
+            status,
+        }),
+        Target::Without(nodes) => shrink(ctx, access, retire(nodes, 0), see).await,
+    }
+}
+
+/// Machines that the hub knows to be emptied or gone, but that an interrupted
+/// command did not delete; and members whose machine is gone.
+async fn sweep(ctx: &Context, access: &Access) -> Result<(), ApiError> {
+    let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
+    let machines = ctx.provider.list(Some(&access.record.cluster.name)).await?;
+    let over = |n: &&NodeStatus| {
+        let ended = matches!(n.state, NodeState::Stopped | NodeState::Revoked | NodeState::Lost);
+        let exists = machines.iter().any(|m| m.node == n.name);
+        n.role == Role::Worker && (ended || (!exists && n.state != NodeState::Expected))
+    };
+    let mut over: Vec<NodeName> = status.nodes.iter().filter(over).map(|n| n.name.clone()).collect();
+    // Machines of an interrupted `scale` up that the hub does not expect.
+    let unknown = |m: &&Machine| m.role == Role::Worker && !status.nodes.iter().any(|n| n.name == m.node);
+    over.extend(machines.iter().filter(unknown).map(|m| m.node.clone()));
+    if over.is_empty() {
+        return Ok(());
+    }
+    remove(ctx, access, &over, "ended").await.map(|_| ())
+}
+
+async fn grow(
+    ctx: &Context,
+    access: &Access,
+    status: &ClusterStatus,
+    more: u32,
+    total: u32,
+    within: Duration,
+    see: Observe<'_>,
+) -> Result<ScaleReport, ApiError> {
+    let until = Instant::now() + within;
+    let cluster = &access.record.cluster;
+    let machines = ctx.provider.list(Some(&cluster.name)).await?;
+    let hub = scheduler(&machines)
+        .and_then(|m| m.address)
+        .ok_or_else(|| ApiError::new(Code::NotFound, "the scheduler's machine is gone"))?;
+    let known = status
+        .nodes
+        .iter()
+        .map(|n| &n.name)
+        .chain(machines.iter().map(|m| &m.node));
+    let first = next_number(&cluster.name, known);
+    let names: Vec<NodeName> = (first..first + more)
+        .map(|n| worker_name(&cluster.name, n))
+        .collect::<Result<_, _>>()
+        .map_err(|e| ApiError::new(Code::Usage, e.to_string()))?;
+    let invite = Invite {
+        nodes: names.clone(),
+        ttl_seconds: limits::BOOTSTRAP_LIFE.as_secs(),
+        any_address: false,
+    };
+    let invited: Invited = access.link.post("/v1/invites", &invite, SOON).await?;
+    let mut specs = Vec::new();
+    let mut serials = Vec::new();
+    for (invitation, number) in invited.invites.into_iter().zip(first..) {
+        let placement = ctx.provider.place(cluster, &invitation.node, number + 1)?;
+        let user_data = bootstrap::join_configuration(Node {
+            cluster,
+            name: &invitation.node,
+            role: Role::Worker,
+            hub: Some((hub, limits::AGENT_PORT).into()),
+            placement: &placement,
+            roots: &access.record.roots,
+            bootstrap: Bootstrap {
+                certificate: invitation.certificate,
+                key: invitation.key,
+            },
+            deadline: invitation.not_after,
+        })?;
+        let mut tags = access.record.tags.clone();
+        tags.insert("herdsman-role".to_owned(), Role::Worker.as_str().to_owned());
+        tags.insert("herdsman-node".to_owned(), invitation.node.to_string());
+        serials.push((invitation.node.clone(), invitation.serial));
+        specs.push(MachineSpec {
+            node: invitation.node,
+            role: Role::Worker,
+            user_data,
+            tags,
+        });
+    }
+    let attempt = async {
+        let made = super::create::create(ctx, cluster, &specs, serials, see).await?;
+        let (machines, expected): (Vec<Machine>, Vec<_>) = made.into_iter().unzip();
+        let _: Done = access
+            .link
+            .post("/v1/expect", &Expect { nodes: expected }, SOON)
+            .await?;
+        let goal = Goal {
+            workers: total,
+            nodes: names.iter().cloned().collect::<BTreeSet<_>>(),
+            wanted: total,
+        };
+        watch::wait(ctx, &access.link, &machines, &goal, until, see).await
+    };
+    match attempt.await {
+        Ok(status) => Ok(ScaleReport {
+            added: names,
+            removed: Vec::new(),
+            kept: Vec::new(),
+            status,
+        }),
+        Err(mut e) => {
+            let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
+            let fine = |n: &NodeName| status.nodes.iter().any(|s| s.name == *n && s.state == NodeState::Ready);
+            let failed: Vec<NodeName> = names.into_iter().filter(|n| !fine(n)).collect();
+            match remove(ctx, access, &failed, "did not start").await {
+                Ok(left) if left.is_empty() => {
+                    e.message += &format!(
+                        "\n  done: {} new workers that did not start were deleted; {} workers are ready",
+                        failed.len(),
+                        ready_workers(&status)
+                    );
+                }
+                Ok(left) => e.message += &format!("\n  {} machines could not be deleted", left.len()),
+                Err(cause) => e.message += &format!("\n  the new machines could not be deleted: {}", cause.message),
+            }
+            Err(e)
+        }
+    }
+}
+
+async fn shrink(ctx: &Context, access: &Access, request: Retire, see: Observe<'_>) -> Result<ScaleReport, ApiError> {
+    see(&Step::Note("moving results off the workers that go".into()));
+    let within = RETIRE_WITHIN + SOON;
+    let retired: Retired = access.link.post("/v1/retire", &request, within).await?;
+    let mut kept = retired.kept;
+    let left = remove(ctx, access, &retired.retired, "scaled down").await?;
+    for (node, why) in left {
+        if let Ok(node) = node.parse() {
+            kept.push((node, why));
+        }
+    }
+    let status = access.link.get("/v1/status", SOON).await?;
+    Ok(ScaleReport {
+        added: Vec::new(),
+        removed: retired.retired,
+        kept,
+        status,
+    })
+}
+
+/// Deletes machines and makes the hub forget their nodes, in this order: a node
+/// that is forgotten first could not be found by the next command.
+async fn remove(
+    ctx: &Context,
+    access: &Access,
+    nodes: &[NodeName],
+    why: &str,
+) -> Result<Vec<(String, String)>, ApiError> {
+    if nodes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let machines = ctx.provider.list(Some(&access.record.cluster.name)).await?;
+    let gone: Vec<Machine> = machines.into_iter().filter(|m| nodes.contains(&m.node)).collect();
+    let deleted = if gone.is_empty() {
+        crate::provider::Deleted::default()
+    } else {
+        ctx.provider.delete(&gone).await?
+    };
+    let forget = Nodes {
+        nodes: nodes.to_vec(),
+        why: why.to_owned(),
+    };
+    let _: Done = access.link.post("/v1/remove", &forget, SOON).await?;
+    Ok(deleted.left)
+}

@@ -1,0 +1,237 @@
+//! `up`: a cluster as wanted, whatever there was before.
+
+use std::collections::BTreeSet;
+
+use herdsman_wire::api::{Expected, VersionReply};
+use herdsman_wire::report::ClusterStatus;
+use herdsman_wire::{ApiError, Code, Role};
+use tokio::time::Instant;
+
+use super::access::{self, Access, ONE_TRY};
+use super::create::Making;
+use super::scale::{Target, scale_open};
+use super::watch::{self, Goal};
+use super::{Context, Observe, Step, Wanted, down};
+use crate::link::Link;
+use crate::provider::Machine;
+use crate::state::{Record, Stage};
+
+/// What `up` ended with.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The cluster's record.
+    pub record: Record,
+    /// The hub's status; absent where nothing was waited for.
+    pub status: Option<ClusterStatus>,
+    /// Whether it was there before.
+    pub existed: bool,
+}
+
+/// Brings a cluster up, or an existing one to what is wanted. Dropping the
+/// future leaves what was made; [`down`] finds all of it.
+///
+/// # Errors
+/// With the cause. What was made by this call has been deleted then, unless it
+/// is to be kept; the error's hints say so.
+pub async fn up(ctx: &Context, wanted: &Wanted, see: Observe<'_>) -> Result<Outcome, ApiError> {
+    let _lock = ctx.store.lock(&wanted.name, "up")?;
+    let until = Instant::now() + wanted.start_timeout;
+    if let Some(access) = existing(ctx, wanted, see).await? {
+        return converge(ctx, access, wanted, until, see).await;
+    }
+    match fresh(ctx, wanted, until, see).await {
+        Ok(outcome) => Ok(outcome),
+        Err(e) => Err(undo(ctx, wanted, e, see).await),
+    }
+}
+
+/// The cluster if it is there and can be used; remains of one that cannot are
+/// deleted.
+async fn existing(ctx: &Context, wanted: &Wanted, see: Observe<'_>) -> Result<Option<Access>, ApiError> {
+    let name = &wanted.name;
+    let record = ctx.store.load(name)?;
+    let machines = ctx.provider.list(Some(name)).await?;
+    let Some(record) = record else {
+        if machines.is_empty() {
+            return Ok(None);
+        }
+        return Err(ApiError::new(
+            Code::Conflict,
+            format!(
+                "`{name}` exists ({} machines), but this computer has no key of it",
+                machines.len()
+            ),
+        )
+        .with_hint(format!(
+            "herdsman down {name}          deletes it; no key is needed for that"
+        ))
+        .with_hint("or choose another name"));
+    };
+    if machines.iter().any(|m| m.cluster.id != record.cluster.id) {
+        return Err(ApiError::new(
+            Code::Conflict,
+            format!("there are machines of another cluster called `{name}`"),
+        )
+        .with_hint(format!("herdsman down {name}          deletes them all")));
+    }
+    let ours = machines.iter().any(|m| m.role == Role::Scheduler && m.running);
+    if ours {
+        if record.stage == Stage::Up {
+            return access::open(ctx, name).await.map(Some);
+        }
+        if let Some(access) = installed(ctx, &record).await {
+            return Ok(Some(access));
+        }
+    }
+    if !machines.is_empty() {
+        see(&Step::Note(format!(
+            "what an interrupted or ended `{name}` left is deleted first"
+        )));
+    }
+    down::remove_all(ctx, name, see).await?;
+    Ok(None)
+}
+
+/// An interrupted `up` may have got as far as the installation: then the cluster
+/// is whole but for the record.
+async fn installed(ctx: &Context, record: &Record) -> Option<Access> {
+    let keys = ctx.store.keys(&record.cluster.name).ok()??;
+    let machines = ctx.provider.list(Some(&record.cluster.name)).await.ok()?;
+    let mut record = record.clone();
+    let scheduler = access::scheduler(&machines)?;
+    record.agent = record.agent.or(scheduler.agent);
+    record.scheduler = record.scheduler.or(scheduler.scheduler);
+    let link = access::link(ctx, &record, &keys.operator).ok()?;
+    let version: VersionReply = link.get("/v1/version", ONE_TRY).await.ok()?;
+    if !version.installed {
+        return None;
+    }
+    record.stage = Stage::Up;
+    ctx.store.save(&record).ok()?;
+    Some(Access { record, keys, link })
+}
+
+async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>) -> Result<Outcome, ApiError> {
+    let mut making = Making::begin(ctx, wanted)?;
+    let made = making.machines(ctx, wanted, see).await?;
+    let (machines, expected): (Vec<Machine>, Vec<Expected>) = made.into_iter().unzip();
+    let workers: Vec<Expected> = machines
+        .iter()
+        .zip(expected)
+        .filter(|(m, _)| m.role == Role::Worker)
+        .map(|(_, e)| e)
+        .collect();
+    let install = making.install(ctx, wanted, workers, until);
+    let (record, _keys, link) = match install.await {
+        Ok(done) => done,
+        Err(e) => return Err(with_console(ctx, &machines, e).await),
+    };
+    let status = wait(ctx, wanted, &link, &machines, until, see).await?;
+    Ok(Outcome {
+        record,
+        status,
+        existed: false,
+    })
+}
+
+async fn wait(
+    ctx: &Context,
+    wanted: &Wanted,
+    link: &Link,
+    machines: &[Machine],
+    until: Instant,
+    see: Observe<'_>,
+) -> Result<Option<ClusterStatus>, ApiError> {
+    let Some(workers) = wanted.wait_for else {
+        return Ok(None);
+    };
+    let goal = Goal {
+        workers: workers.min(wanted.workers),
+        nodes: machines.iter().map(|m| m.node.clone()).collect::<BTreeSet<_>>(),
+        wanted: wanted.workers,
+    };
+    watch::wait(ctx, link, machines, &goal, until, see).await.map(Some)
+}
+
+/// A hub that was never reached has said why on its console, if anywhere.
+async fn with_console(ctx: &Context, machines: &[Machine], mut e: ApiError) -> ApiError {
+    if let Some(scheduler) = access::scheduler(machines) {
+        let lines = watch::console_tail(ctx, scheduler).await;
+        if !lines.is_empty() {
+            e.message += &format!("\n  last lines of {}'s console:", scheduler.node);
+            for line in lines {
+                e.message += &format!("\n    {line}");
+            }
+        }
+    }
+    e
+}
+
+async fn converge(
+    ctx: &Context,
+    access: Access,
+    wanted: &Wanted,
+    until: Instant,
+    see: Observe<'_>,
+) -> Result<Outcome, ApiError> {
+    let status: ClusterStatus = access.link.get("/v1/status", crate::link::SOON).await?;
+    let insecure = wanted.spec.dask.security == herdsman_wire::spec::DaskSecurity::None;
+    if insecure != access.record.insecure {
+        let name = &wanted.name;
+        let (is, asked) = if access.record.insecure {
+            ("insecure", "a secure one")
+        } else {
+            ("secure", "an insecure one")
+        };
+        return Err(ApiError::new(
+            Code::Conflict,
+            format!("`{name}` exists and is {is}; {asked} was asked for"),
+        )
+        .with_hint(format!(
+            "herdsman down {name}          deletes it, so that it can be made anew"
+        )));
+    }
+    let have = status.nodes.iter().filter(|n| super::scale::counts(n)).count();
+    let have = u32::try_from(have).unwrap_or(u32::MAX);
+    let mut status = Some(status);
+    if have != wanted.workers {
+        see(&Step::Note(format!(
+            "`{}` is up with {have} workers; bringing it to {}",
+            wanted.name, wanted.workers
+        )));
+        let report = scale_open(ctx, &access, Target::Count(wanted.workers), wanted.start_timeout, see).await?;
+        status = Some(report.status);
+    } else if wanted.wait_for.is_some() {
+        let machines = ctx.provider.list(Some(&wanted.name)).await?;
+        status = wait(ctx, wanted, &access.link, &machines, until, see).await?;
+    }
+    Ok(Outcome {
+        record: access.record,
+        status,
+        existed: true,
+    })
+}
+
+/// Deletes what this call made, and says so in the error.
+async fn undo(ctx: &Context, wanted: &Wanted, mut e: ApiError, see: Observe<'_>) -> ApiError {
+    let name = &wanted.name;
+    if wanted.keep_failed {
+        return e
+            .with_hint(format!("herdsman logs {name}          shows more; it was kept"))
+            .with_hint(format!("herdsman down {name}          deletes it"));
+    }
+    match down::remove_all(ctx, name, see).await {
+        Ok(report) if report.left.is_empty() => {
+            e.message += "\n  done: what was created has been deleted";
+        }
+        Ok(report) => {
+            e.message += &format!("\n  done: deleted all but {} resources", report.left.len());
+            e = e.with_hint(format!("herdsman down {name}          tries again"));
+        }
+        Err(cause) => {
+            e.message += &format!("\n  what was created could not be deleted: {}", cause.message);
+            e = e.with_hint(format!("herdsman down {name}          tries again"));
+        }
+    }
+    e
+}
