@@ -23,6 +23,7 @@
 //!   through a pipe.
 //!
 //! What a caller uses: [`command_line::process`] makes a [`spec::ProcessSpec`],
+//! [`prepare::prepare`] what it needs on disk,
 //! [`supervisor::start`] gives a [`supervisor::Handle`] with `control`, `health`
 //! and `notes`, [`guard_link::GuardLink::bind`] gives the guard's events, and
 //! `main` calls [`exec_child::run`] for the hidden subcommand
@@ -37,6 +38,7 @@ pub mod exec_child;
 pub mod exit;
 pub mod guard_link;
 pub mod guard_message;
+pub mod prepare;
 pub mod process;
 pub mod procfs;
 pub mod reserved;
