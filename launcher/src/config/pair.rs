@@ -1,0 +1,121 @@
+//! `KEY=VALUE` as flags take it: tags and environment variables.
+
+use std::str::FromStr;
+
+use super::secrets;
+use super::value::ValueError;
+
+/// Prefix of herdsman's own tags, which nobody else may set.
+pub const RESERVED_TAGS: &str = "herdsman-";
+/// Longest key and value of a tag; the narrowest cloud takes this much.
+pub const TAG_MAX: usize = 63;
+
+/// A tag of the user's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// Its key.
+    pub key: String,
+    /// Its value; may be empty.
+    pub value: String,
+}
+
+/// Checks the key and value of a tag.
+pub(crate) fn check_tag(key: &str, value: &str) -> Result<(), ValueError> {
+    let fail = |why: String| Err(ValueError::new("tag", &format!("{key}={value}"), why));
+    if key.is_empty() {
+        return fail("the key is empty".into());
+    }
+    if key.starts_with(RESERVED_TAGS) {
+        return fail(format!("keys that start with {RESERVED_TAGS} are herdsman's own"));
+    }
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
+    if let Some(c) = key.chars().find(|c| odd(*c)) {
+        return fail(format!("the key holds {c:?}; letters, digits and - _ . / are allowed"));
+    }
+    if let Some(c) = value.chars().find(|c| c.is_control()) {
+        return fail(format!("the value holds {c:?}"));
+    }
+    if key.len() > TAG_MAX || value.len() > TAG_MAX {
+        return fail(format!("key and value have at most {TAG_MAX} bytes each"));
+    }
+    Ok(())
+}
+
+impl FromStr for Tag {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| ValueError::new("tag", text, "write it as key=value"))?;
+        check_tag(key, value)?;
+        Ok(Self {
+            key: key.into(),
+            value: value.into(),
+        })
+    }
+}
+
+/// Checks the name of an environment variable.
+pub(crate) fn check_variable_name(name: &str) -> Result<(), ValueError> {
+    let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if first && rest {
+        return Ok(());
+    }
+    // A whole assignment may hold the secret itself: show the name only.
+    let shown = name.split('=').next().unwrap_or_default();
+    let why = if name.contains('=') {
+        "only the name goes here; the value is read from this computer's environment"
+    } else {
+        "letters, digits and _ are allowed, and no digit first"
+    };
+    Err(ValueError::new("name of a variable", shown, why))
+}
+
+/// An environment variable for Dask's processes, with a value anybody may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl FromStr for Variable {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| ValueError::new("variable", text, "write it as NAME=value"))?;
+        check_variable_name(name)?;
+        // A flag is seen by everybody who can list processes.
+        if let Some(kind) = secrets::look(name, value) {
+            let why = format!("the value looks like {kind}; export it and pass --secret {name}");
+            return Err(ValueError::new("variable for everybody to see", name, why));
+        }
+        Ok(Self {
+            name: name.into(),
+            value: value.into(),
+        })
+    }
+}
+
+/// Name of an environment variable whose value is a secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretName(pub(crate) String);
+
+impl SecretName {
+    /// The variable's name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SecretName {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        check_variable_name(text)?;
+        Ok(Self(text.into()))
+    }
+}
