@@ -1,1 +1,3 @@
-//! To be written.
+//! The verbs: arguments in, one call, output.
+
+pub mod cli;

@@ -1,1 +1,37 @@
-//! To be written.
+//! Settings, in three types: a [`file::File`] as users write it, [`merge`]d from
+//! all sources with the origin of each value, and the checked [`Settings`], which
+//! is the only one that leaves this folder.
+//!
+//! Sources, the strongest first: flags, a file named by `-f`, environment
+//! variables, `herdsman.toml` (or `pyproject.toml`) of the working folder, a
+//! profile of the user's settings, the user's defaults, built-in defaults.
+
+pub mod choice;
+pub mod defaults;
+pub mod error;
+pub mod file;
+mod layer;
+mod load;
+mod merge;
+pub mod origin;
+pub mod pair;
+pub mod parse;
+pub mod secrets;
+mod settings;
+mod user_file;
+pub mod value;
+pub mod vars;
+
+pub use choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Spot, WORKERS_MAX, Wait, WorkerRange};
+
+pub use error::{ConfigError, Problem};
+pub use file::{File, UserFile};
+pub use load::{Loaded, config_path, load, state_dir};
+pub use merge::{Entries, Entry};
+pub use origin::{Origin, Sourced};
+pub use pair::{SecretName, Tag, Variable};
+pub use parse::{parse_file, parse_user_file};
+pub use settings::{OwnCertificates, Settings};
+pub use user_file::set as set_user_default;
+pub use value::{Limit, Period, Size, Threads};
+pub use vars::Env;

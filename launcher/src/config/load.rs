@@ -1,0 +1,177 @@
+//! Reading all sources.
+
+use std::path::{Path, PathBuf};
+
+use herdsman_wire::Code;
+
+use super::error::ConfigError;
+use super::file::File;
+use super::layer::{self, Layer, Source};
+use super::merge::{Entries, merge};
+use super::parse::{self, PYPROJECT};
+use super::settings::Settings;
+use super::vars::{self, Env};
+use crate::command::cli::{Global, UpArgs};
+
+/// Name of a project's file.
+const PROJECT_FILE: &str = "herdsman.toml";
+
+/// Settings with where they come from.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The checked settings.
+    pub settings: Settings,
+    /// Each value with its origin.
+    pub entries: Entries,
+    /// Files that were read, the strongest first.
+    pub files: Vec<PathBuf>,
+    /// What looks like a slip but is none for certain.
+    pub warnings: Vec<String>,
+}
+
+/// Reads all sources and merges them.
+///
+/// # Errors
+/// [`ConfigError`] with the place of the fault.
+pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loaded, ConfigError> {
+    let mut layers = vec![layer::of_flags(up, global, cwd)];
+    let mut files = Vec::new();
+    if let Some(named) = &up.file {
+        let path = cwd.join(named);
+        layers.push(project(&path)?.ok_or_else(|| missing(&path))?);
+        files.push(path);
+    }
+    layers.extend(layer::of_env(env, cwd)?);
+    if up.file.is_none() {
+        for name in [PROJECT_FILE, PYPROJECT] {
+            let path = cwd.join(name);
+            if path.is_file()
+                && let Some(found) = project(&path)?
+            {
+                layers.push(found);
+                files.push(path);
+                break;
+            }
+        }
+    }
+    let user_path = config_path(global, env);
+    let named = global.config.is_some() || env.get(vars::CONFIG).is_some();
+    if let Some(path) = user_path {
+        let wanted = layers.iter().find_map(|l| l.file.profile.clone());
+        match user(&path, wanted.as_deref())? {
+            Some(found) => {
+                layers.extend(found);
+                files.push(path);
+            }
+            None if named => return Err(missing(&path)),
+            None => {
+                if let Some(profile) = wanted {
+                    return Err(ConfigError::new(format!(
+                        "there is no profile {profile:?}: {} does not exist",
+                        path.display()
+                    )));
+                }
+            }
+        }
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (merged, entries) = merge(&layers, cpus);
+    let settings = Settings::check(merged, env)?;
+    Ok(Loaded {
+        settings,
+        entries,
+        files,
+        warnings: layer::strays(env),
+    })
+}
+
+/// The user's settings file.
+#[must_use]
+pub fn config_path(global: &Global, env: &Env) -> Option<PathBuf> {
+    let given = global.config.clone().or_else(|| env.get(vars::CONFIG).map(PathBuf::from));
+    given.or_else(|| Some(env.config_home()?.join("herdsman/config.toml")))
+}
+
+/// The folder of keys and records.
+///
+/// # Errors
+/// When the user has no home folder.
+pub fn state_dir(env: &Env) -> Result<PathBuf, ConfigError> {
+    env.get(vars::STATE_DIR)
+        .map(PathBuf::from)
+        .or_else(|| Some(env.data_home()?.join("herdsman")))
+        .ok_or_else(|| {
+            ConfigError::new("no place for keys and records: there is no home folder")
+                .hint("name a folder with HERDSMAN_STATE_DIR")
+        })
+}
+
+fn missing(path: &Path) -> ConfigError {
+    ConfigError::new("there is no such file").code(Code::NotFound).file(path, None)
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => missing(path),
+        _ => ConfigError::new(format!("cannot be read: {e}")).file(path, None),
+    })?;
+    String::from_utf8(bytes).map_err(|_| ConfigError::new("is not UTF-8 text").file(path, None))
+}
+
+fn base_of(path: &Path) -> PathBuf {
+    path.parent().unwrap_or_else(|| Path::new(".")).to_owned()
+}
+
+fn project(path: &Path) -> Result<Option<Layer>, ConfigError> {
+    Ok(parse::project(&read(path)?, path)?.map(|p| Layer {
+        file: p.value,
+        base: base_of(path),
+        source: Source::File {
+            path: path.to_owned(),
+            lines: p.lines,
+        },
+    }))
+}
+
+/// A profile, then the defaults of the user's settings; `None` without a file.
+fn user(path: &Path, profile: Option<&str>) -> Result<Option<Vec<Layer>>, ConfigError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let parsed = parse::user(&read(path)?, path)?;
+    let base = base_of(path);
+    let mut layers = Vec::new();
+    if let Some(name) = profile.or(parsed.value.default_profile.as_deref()) {
+        let Some(file) = parsed.value.profiles.get(name) else {
+            let known: Vec<&str> = parsed.value.profiles.keys().map(String::as_str).collect();
+            let hint = if known.is_empty() {
+                "the file has no profiles".to_owned()
+            } else {
+                format!("profiles there: {}", known.join(", "))
+            };
+            return Err(ConfigError::new(format!("there is no profile {name:?}")).file(path, None).hint(hint));
+        };
+        layers.push(Layer {
+            file: file.clone(),
+            base: base.clone(),
+            source: Source::Profile {
+                name: name.to_owned(),
+                path: path.to_owned(),
+                lines: parsed.lines.clone(),
+            },
+        });
+    }
+    let defaults = File {
+        provider: parsed.value.defaults.provider.or(parsed.value.default_provider),
+        ..parsed.value.defaults
+    };
+    layers.push(Layer {
+        file: defaults,
+        base,
+        source: Source::User {
+            path: path.to_owned(),
+            lines: parsed.lines,
+        },
+    });
+    Ok(Some(layers))
+}

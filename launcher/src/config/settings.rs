@@ -1,0 +1,281 @@
+//! Checked settings: what the rest of the launcher works with.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use herdsman_wire::{ClusterName, Code, Secret};
+
+use super::choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
+use super::defaults;
+use super::error::ConfigError;
+use super::merge::Merged;
+use super::origin::Sourced;
+use super::pair::check_tag;
+use super::value::{Limit, Threads};
+use super::vars::Env;
+
+/// The user's own certificates for Dask's traffic, as files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnCertificates {
+    /// Certificates that Dask trusts.
+    pub ca: PathBuf,
+    /// The scheduler's chain and key.
+    pub scheduler: (PathBuf, PathBuf),
+    /// The workers' chain and key.
+    pub worker: (PathBuf, PathBuf),
+    /// The client's chain and key.
+    pub client: (PathBuf, PathBuf),
+}
+
+/// Checked settings of a cluster.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The cluster's name.
+    pub name: ClusterName,
+    /// Whether somebody chose the name.
+    pub named: bool,
+    /// What makes the machines.
+    pub provider: ProviderName,
+    /// How many workers.
+    pub workers: WorkerRange,
+    /// What `up` waits for.
+    pub wait: Wait,
+    /// Longest start.
+    pub start_timeout: Duration,
+    /// Keep what was made when `up` fails.
+    pub keep_failed: bool,
+    /// End after this long without a task.
+    pub idle: Option<Duration>,
+    /// End after this long without a client.
+    pub no_client: Option<Duration>,
+    /// End this long after the start.
+    pub lifetime: Option<Duration>,
+    /// Worker processes on each node.
+    pub workers_per_node: u16,
+    /// Threads of each worker process; absent: the machine's share.
+    pub threads: Option<u16>,
+    /// Memory of a worker's node, bytes.
+    pub memory: Option<u64>,
+    /// Abstract resources of each worker process.
+    pub resources: BTreeMap<String, f64>,
+    /// Class of worker processes.
+    pub worker_class: Option<String>,
+    /// Further arguments of `dask worker`.
+    pub worker_options: Vec<String>,
+    /// Further arguments of `dask scheduler`.
+    pub scheduler_options: Vec<String>,
+    /// Where the environment comes from.
+    pub env: EnvSource,
+    /// Interpreter or environment that was asked for.
+    pub python: Option<PathBuf>,
+    /// Further code.
+    pub include: Vec<PathBuf>,
+    /// Packages to leave out.
+    pub ignore: Vec<String>,
+    /// Further package indexes.
+    pub indexes: Vec<String>,
+    /// Commands before Dask starts.
+    pub setup: Vec<String>,
+    /// Environment of Dask's processes; values of secret ones were read here.
+    pub variables: BTreeMap<String, Secret>,
+    /// The user's own certificates.
+    pub own: Option<OwnCertificates>,
+    /// Plain TCP for Dask's traffic.
+    pub insecure: bool,
+    /// Who may reach the cluster.
+    pub allow: Vec<Allow>,
+    /// Further tags.
+    pub tags: BTreeMap<String, String>,
+    /// How local nodes are joined.
+    pub local_network: LocalNetwork,
+}
+
+impl Settings {
+    /// Checks merged values against each other.
+    pub(super) fn check(m: Merged, env: &Env) -> Result<Self, ConfigError> {
+        let named = m.name.value != defaults::NAME;
+        let name = name(&m.name, env)?;
+        if let Some(max) = &m.max_workers
+            && m.count.value.max() > max.value
+        {
+            return Err(fault(&m.count, "workers.count", format!(
+                "{} workers are more than the most allowed, {} (limits.max_workers, {})",
+                m.count.value, max.value, max.origin
+            )));
+        }
+        let per_node = m.per_node.value.get();
+        if per_node > herdsman_wire::limits::MAX_WORKERS_PER_NODE {
+            return Err(fault(
+                &m.per_node,
+                "workers.workers_per_vm",
+                format!("at most {} on a node", herdsman_wire::limits::MAX_WORKERS_PER_NODE),
+            ));
+        }
+        for (key, value) in &m.tags {
+            check_tag(key, &value.value).map_err(|e| fault(value, &format!("tags.{key}"), e.to_string()))?;
+        }
+        let resources = m
+            .resources
+            .iter()
+            .map(|(k, v)| {
+                if v.value.is_finite() && v.value >= 0.0 {
+                    Ok((k.clone(), v.value))
+                } else {
+                    Err(fault(v, &format!("workers.resources.{k}"), "must be 0 or more".into()))
+                }
+            })
+            .collect::<Result<_, _>>()?;
+        let own = own_certificates(&m)?;
+        if m.insecure.value && own.is_some() {
+            return Err(fault(
+                &m.insecure,
+                "security.insecure",
+                "excludes certificates of your own (security.tls_*)".into(),
+            ));
+        }
+        let variables = variables(&m, env)?;
+        let env_source = source(&m)?;
+        let threads = match m.threads.value {
+            Threads::Auto => None,
+            Threads::Count(n) => Some(n.get()),
+        };
+        let paths = |list: Option<Sourced<Vec<PathBuf>>>| {
+            list.map_or_else(Vec::new, |s| s.value.iter().map(|p| s.base.join(p)).collect())
+        };
+        Ok(Self {
+            name,
+            named,
+            provider: m.provider.value,
+            workers: m.count.value,
+            wait: m.wait.value,
+            start_timeout: m.start_timeout.value.get(),
+            keep_failed: m.keep_failed.value,
+            idle: span(m.idle.value),
+            no_client: span(m.no_client.value),
+            lifetime: span(m.lifetime.value),
+            workers_per_node: per_node,
+            threads,
+            memory: m.worker.memory.map(|s| s.value.bytes()),
+            resources,
+            worker_class: m.class.map(|c| c.value),
+            worker_options: m.worker_options.into_iter().map(|o| o.value).collect(),
+            scheduler_options: m.scheduler_options.into_iter().map(|o| o.value).collect(),
+            env: env_source,
+            python: m.python.map(|p| p.base.join(&p.value)),
+            include: paths(m.include),
+            ignore: m.ignore.map(|s| s.value).unwrap_or_default(),
+            indexes: m.indexes.map(|s| s.value).unwrap_or_default(),
+            setup: m.setup.map(|s| s.value).unwrap_or_default(),
+            variables,
+            own,
+            insecure: m.insecure.value,
+            allow: m.allow.value,
+            tags: m.tags.into_iter().map(|(k, v)| (k, v.value)).collect(),
+            local_network: m.local_network.value,
+        })
+    }
+}
+
+fn span(limit: Limit) -> Option<Duration> {
+    limit.seconds().map(Duration::from_secs)
+}
+
+fn fault<T>(value: &Sourced<T>, key: &str, message: String) -> ConfigError {
+    ConfigError::new(message).key(key).at(value.origin.clone())
+}
+
+/// Fills `{user}` and `{branch}` in, and checks the name.
+fn name(given: &Sourced<String>, env: &Env) -> Result<ClusterName, ConfigError> {
+    let mut text = given.value.clone();
+    let fits = |s: &str| -> String {
+        let clean: String = s
+            .to_ascii_lowercase()
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
+        clean.trim_matches('-').chars().take(24).collect()
+    };
+    if text.contains("{user}") {
+        let user = env.user().map(fits).filter(|u| !u.is_empty());
+        text = match user {
+            Some(user) => text.replace("{user}", &user),
+            None if given.value == defaults::NAME => defaults::NAME_WITHOUT_USER.to_owned(),
+            None => return Err(fault(given, "name", "{user} is not known: USER is not set".into())),
+        };
+    }
+    if text.contains("{branch}") {
+        let branch = branch(&given.base).map(|b| fits(&b)).filter(|b| !b.is_empty());
+        let branch = branch.ok_or_else(|| fault(given, "name", "{branch} is not known: no Git branch here".into()))?;
+        text = text.replace("{branch}", &branch);
+    }
+    text.parse()
+        .map_err(|e: herdsman_wire::name::NameError| fault(given, "name", e.to_string()))
+}
+
+/// The Git branch of a folder, from `.git/HEAD` here or above.
+fn branch(folder: &std::path::Path) -> Option<String> {
+    let head = folder
+        .ancestors()
+        .find_map(|d| std::fs::read_to_string(d.join(".git/HEAD")).ok())?;
+    Some(head.trim().strip_prefix("ref: refs/heads/")?.to_owned())
+}
+
+fn source(m: &Merged) -> Result<EnvSource, ConfigError> {
+    match (&m.mode.value, &m.lock) {
+        (EnvMode::Source(EnvSource::Lock(file)), _) => Ok(EnvSource::Lock(m.mode.base.join(file))),
+        (EnvMode::Source(source), _) => Ok(source.clone()),
+        (EnvMode::Lock, Some(lock)) => Ok(EnvSource::Lock(lock.base.join(&lock.value))),
+        (EnvMode::Lock, None) => Err(fault(&m.mode, "env.mode", "`lock` needs env.lock = \"FILE\"".into())),
+    }
+}
+
+fn variables(m: &Merged, env: &Env) -> Result<BTreeMap<String, Secret>, ConfigError> {
+    let mut all: BTreeMap<String, Secret> = m
+        .variables
+        .iter()
+        .map(|(k, v)| (k.clone(), Secret::new(v.value.as_str())))
+        .collect();
+    for name in &m.secrets {
+        let value = env.get(&name.value).ok_or_else(|| {
+            fault(name, "env.secrets", format!("{} is not set in this shell", name.value))
+                .code(Code::NotFound)
+                .hint(format!("export {}=…             then run the command again", name.value))
+        })?;
+        all.insert(name.value.clone(), Secret::new(value));
+    }
+    Ok(all)
+}
+
+/// Each role's files: its own, or those for all roles.
+fn own_certificates(m: &Merged) -> Result<Option<OwnCertificates>, ConfigError> {
+    let file = |name: &str| m.tls.get(name).map(|p| p.base.join(&p.value));
+    let Some(ca) = file("tls_ca_file") else {
+        return match m.tls.iter().next() {
+            None => Ok(None),
+            Some((name, path)) => Err(fault(
+                path,
+                &format!("security.{name}"),
+                "needs security.tls_ca_file too".into(),
+            )),
+        };
+    };
+    let role = |role: &str| {
+        let own = (file(&format!("tls_{role}_cert")), file(&format!("tls_{role}_key")));
+        let all = (file("tls_cert"), file("tls_key"));
+        match (own, all) {
+            ((Some(cert), Some(key)), _) | ((None, None), (Some(cert), Some(key))) => Ok((cert, key)),
+            // Dask allows the key inside the certificate's file.
+            ((Some(cert), None), _) | ((None, None), (Some(cert), None)) => Ok((cert.clone(), cert)),
+            _ => Err(ConfigError::new(format!(
+                "your own certificates have none for the {role}: set security.tls_{role}_cert and _key, or tls_cert and tls_key"
+            ))),
+        }
+    };
+    Ok(Some(OwnCertificates {
+        ca,
+        scheduler: role("scheduler")?,
+        worker: role("worker")?,
+        client: role("client")?,
+    }))
+}
