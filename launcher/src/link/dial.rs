@@ -88,7 +88,11 @@ impl Reach {
                     .kill_on_drop(true)
                     .spawn()?;
                 match (child.stdout.take(), child.stdin.take()) {
-                    (Some(from), Some(to)) => Ok(Carrier::Program { _child: child, from, to }),
+                    (Some(from), Some(to)) => Ok(Carrier::Program {
+                        _child: child,
+                        from,
+                        to,
+                    }),
                     _ => Err(none()),
                 }
             }
