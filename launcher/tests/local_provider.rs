@@ -4,5 +4,10 @@
 //!
 //! The keeper's program is built here unless `HERDSMAN_TEST_AGENT` names one.
 #![cfg(target_os = "linux")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests, which clippy does not know for such"
+)]
 
 mod local;

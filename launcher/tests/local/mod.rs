@@ -42,7 +42,17 @@ fn keeper() -> &'static Path {
         if let Some(given) = std::env::var_os("HERDSMAN_TEST_AGENT") {
             return given.into();
         }
-        let status = Command::new(env!("CARGO"))
+        let mut cargo = Command::new(env!("CARGO"));
+        // What cargo tells tests about this crate would make it build ring anew.
+        for (name, _) in std::env::vars_os() {
+            if name
+                .to_str()
+                .is_some_and(|n| n.starts_with("CARGO_PKG_") || n.starts_with("CARGO_MANIFEST_"))
+            {
+                cargo.env_remove(name);
+            }
+        }
+        let status = cargo
             .args(["build", "--quiet", "-p", "herdsman-agent"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
@@ -131,6 +141,20 @@ impl Fixture {
     }
 }
 
+/// After a failed test, so that it is alone in having failed.
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for pid in marked(self.cluster.id.as_str()) {
+                kill(pid);
+            }
+            for name in namespaces(self.cluster.id.as_str()) {
+                let _ = Command::new("ip").args(["netns", "del", &name]).status();
+            }
+        }
+    }
+}
+
 async fn up(
     provider: &Local,
     cluster: &ClusterRef,
@@ -163,6 +187,13 @@ async fn down(provider: &Local, cluster: &ClusterRef) {
     let names: Vec<String> = machines.iter().map(|m| m.node.to_string()).collect();
     let deleted = provider.delete(&machines).await.unwrap();
     assert_eq!((deleted.deleted, deleted.left), (names, vec![]));
+    // All that is a node's is gone with it; the rest is the cluster's.
+    assert_eq!(marked(cluster.id.as_str()), Vec::<i32>::new());
+    assert!(
+        namespaces(cluster.id.as_str())
+            .iter()
+            .all(|n| *n == format!("hm-{}", cluster.id))
+    );
     assert_eq!(provider.delete_rest(cluster).await.unwrap().left, vec![]);
     assert!(
         provider
@@ -226,7 +257,7 @@ fn keeper_pid(folder: &Path) -> i32 {
 }
 
 fn kill(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
 }
 
 /// Waits until something is so.

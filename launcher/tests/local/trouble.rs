@@ -199,3 +199,25 @@ async fn a_refusing_agent_is_on_the_console() {
     );
     f.down().await;
 }
+
+/// What Dask's group holds belongs to the node, whatever it did to be forgotten.
+#[tokio::test]
+async fn control_groups_are_emptied_and_removed() {
+    let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let mount = mounts
+        .iter()
+        .find(|m| fs::exists(format!("{m}/cgroup.controllers")).unwrap());
+    let f = Fixture::new(Network::Loopback);
+    f.up(&[("demo-s", "good")]).await.remove(0).unwrap();
+    let group = mount.map(|m| format!("{m}/herdsman-{}.demo-s", f.cluster.id));
+    let Some(group) = group.filter(|g| fs::create_dir_all(format!("{g}/inner")).is_ok()) else {
+        eprintln!("SKIPPED: no control groups for this user");
+        return f.down().await;
+    };
+    let mut hidden = std::process::Command::new("sleep").arg("300").spawn().unwrap();
+    fs::write(format!("{group}/inner/cgroup.procs"), hidden.id().to_string()).unwrap();
+    f.down().await;
+    let ended = hidden.try_wait().unwrap();
+    let _ = hidden.kill();
+    assert!(ended.is_some() && !fs::exists(&group).unwrap());
+}

@@ -44,7 +44,7 @@ enum Prepared {
 }
 
 impl Prepared {
-    fn new(&self) -> Option<&NodeRecord> {
+    fn to_start(&self) -> Option<&NodeRecord> {
         match self {
             Self::New(node) => Some(node),
             Self::Runs(_) => None,
@@ -105,7 +105,7 @@ impl Local {
             })
             .collect();
         if places.network == Kind::Namespace {
-            let new: Vec<&NodeRecord> = prepared.iter().flatten().filter_map(Prepared::new).collect();
+            let new: Vec<&NodeRecord> = prepared.iter().flatten().filter_map(Prepared::to_start).collect();
             let nodes: Vec<_> = new.iter().map(|n| (&n.node, n.address)).collect();
             if let Err(e) = netns::add_nodes(&cluster.id, &nodes) {
                 self.undo(&new);

@@ -160,9 +160,8 @@ impl Local {
                 gone.entry(cluster.id.clone()).or_default().push(node);
             }
         }
-        let _lock = match lock::take_existing(&self.layout.base) {
-            Ok(lock) => lock,
-            Err(_) => return,
+        let Ok(_lock) = lock::take_existing(&self.layout.base) else {
+            return;
         };
         for (id, nodes) in gone {
             let path = self.layout.cluster_file(&id);
@@ -255,10 +254,10 @@ fn kill(targets: &mut [Target]) -> bool {
                 continue;
             }
             left = true;
-            let refused = found
-                .iter()
-                .filter_map(|p| process::signal(p.pid, p.start_ticks, Signal::KILL).err())
-                .last();
+            let mut refused = None;
+            for p in &found {
+                refused = process::signal(p.pid, p.start_ticks, Signal::KILL).err().or(refused);
+            }
             let pids: Vec<String> = found.iter().map(|p| p.pid.to_string()).collect();
             target.reason = Some(format!(
                 "processes {} {}",

@@ -99,8 +99,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b");
         let first = take(&path).unwrap();
-        let other = path.clone();
-        let waiting = std::thread::spawn(move || take(&other).unwrap());
+        let waiting = std::thread::spawn(move || take(&path).unwrap());
         std::thread::sleep(Duration::from_millis(30));
         assert!(!waiting.is_finished());
         drop(first);
