@@ -116,7 +116,6 @@ struct Shared {
 struct State {
     last: u64,
     peers: HashMap<u64, Peer>,
-    connections: usize,
     calls: HashMap<u64, (u64, Answer)>,
 }
 
@@ -150,10 +149,11 @@ impl GuardLink {
     pub fn bind(path: &Path, user: Option<&User>) -> Result<(Self, mpsc::Receiver<GuardEvent>), ApiError> {
         // sockaddr_un has room for 107 bytes.
         if path.as_os_str().len() > 107 {
-            return Err(
-                ApiError::new(Code::Usage, format!("{} is too long for a socket's path", path.display()))
-                    .with_hint("choose a shorter folder for sockets"),
-            );
+            return Err(ApiError::new(
+                Code::Usage,
+                format!("{} is too long for a socket's path", path.display()),
+            )
+            .with_hint("choose a shorter folder for sockets"));
         }
         // Left by an agent that was killed.
         match std::fs::remove_file(path) {
@@ -245,7 +245,10 @@ impl GuardLink {
             (id, lines)
         };
         // Also when this future is dropped, nothing is left in the table.
-        let _entry = Entry { shared: &self.shared, id };
+        let _entry = Entry {
+            shared: &self.shared,
+            id,
+        };
         let line = call_line(id, op, args)?;
         let asked = async {
             lines.send(line).await.map_err(|_| went())?;
@@ -281,7 +284,12 @@ fn call_line(id: u64, op: &str, args: Value) -> Result<Vec<u8>, ApiError> {
     let mut call = match args {
         Value::Object(fields) => fields,
         Value::Null => serde_json::Map::new(),
-        _ => return Err(ApiError::new(Code::Internal, format!("arguments of `{op}` are no object"))),
+        _ => {
+            return Err(ApiError::new(
+                Code::Internal,
+                format!("arguments of `{op}` are no object"),
+            ));
+        }
     };
     call.insert("id".into(), id.into());
     call.insert("op".into(), op.into());
@@ -327,7 +335,6 @@ async fn serve(stream: UnixStream, shared: Arc<Shared>) {
     let peer = {
         let mut state = shared.state();
         state.last += 1;
-        state.connections += 1;
         state.last
     };
     tokio::select! {
@@ -336,7 +343,6 @@ async fn serve(stream: UnixStream, shared: Arc<Shared>) {
     }
     let known = {
         let mut state = shared.state();
-        state.connections -= 1;
         // Dropping the senders tells the callers.
         state.calls.retain(|_, (of, _)| *of != peer);
         state.peers.remove(&peer)
@@ -401,7 +407,11 @@ async fn read(from: OwnedReadHalf, peer: u64, shared: &Shared, lines: mpsc::Send
                 let Some(lines) = lines.take() else { return };
                 kind = Some(hello.kind);
                 let name = hello.name.clone();
-                let known = Peer { kind: hello.kind, name, lines };
+                let known = Peer {
+                    kind: hello.kind,
+                    name,
+                    lines,
+                };
                 shared.state().peers.insert(peer, known);
                 GuardEvent::Connected { peer, hello }
             }

@@ -62,14 +62,21 @@ fn bind() -> (tempfile::TempDir, PathBuf, GuardLink, mpsc::Receiver<GuardEvent>)
 async fn several_peers_tell_and_obey() {
     let (_dir, path, link, mut events) = bind();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let none = link.call(PeerKind::Scheduler, "pick", Value::Null, LONG).await.unwrap_err();
+    let none = link
+        .call(PeerKind::Scheduler, "pick", Value::Null, LONG)
+        .await
+        .unwrap_err();
     assert_eq!(none.code, Code::Dask);
     let mut nanny = Guard::hello(&path, "nanny").await;
     assert!(matches!(next(&mut events).await, GuardEvent::Connected { hello, .. } if hello.kind == PeerKind::Nanny));
     let mut worker = Guard::hello(&path, "worker").await;
     assert!(matches!(next(&mut events).await, GuardEvent::Connected { hello, .. } if hello.name == "worker"));
     worker.send(&json!({"report": {"executing": 3}})).await;
-    let GuardEvent::Report { report: Report::Worker(r), .. } = next(&mut events).await else {
+    let GuardEvent::Report {
+        report: Report::Worker(r),
+        ..
+    } = next(&mut events).await
+    else {
         panic!("no report")
     };
     assert_eq!(r.executing, 3);
@@ -79,11 +86,16 @@ async fn several_peers_tell_and_obey() {
         async move { link.call(PeerKind::Nanny, "close", json!({"timeout": 5}), LONG).await }
     });
     let call = nanny.receive().await;
-    assert_eq!((call["call"]["op"].as_str(), call["call"]["timeout"].as_u64()), (Some("close"), Some(5)));
+    assert_eq!(
+        (call["call"]["op"].as_str(), call["call"]["timeout"].as_u64()),
+        (Some("close"), Some(5))
+    );
     let id = call["call"]["id"].clone();
     // Another peer cannot answer for it.
     worker.send(&json!({"reply": {"id": id, "ok": "forged"}})).await;
-    worker.send(&json!({"problem": {"code": "cert-expired", "message": "m"}})).await;
+    worker
+        .send(&json!({"problem": {"code": "cert-expired", "message": "m"}}))
+        .await;
     assert!(matches!(next(&mut events).await, GuardEvent::Problem { code, .. } if code == "cert-expired"));
     nanny.send(&json!({"reply": {"id": id, "ok": true}})).await;
     assert_eq!(asked.await.unwrap().unwrap(), Value::Bool(true));
@@ -93,8 +105,12 @@ async fn several_peers_tell_and_obey() {
         async move { link.call_all("reload", Value::Null, LONG).await }
     });
     let (a, b) = (nanny.receive().await, worker.receive().await);
-    nanny.send(&json!({"reply": {"id": a["call"]["id"], "ok": {"changed": true}}})).await;
-    worker.send(&json!({"reply": {"id": b["call"]["id"], "error": "cert not taken"}})).await;
+    nanny
+        .send(&json!({"reply": {"id": a["call"]["id"], "ok": {"changed": true}}}))
+        .await;
+    worker
+        .send(&json!({"reply": {"id": b["call"]["id"], "error": "cert not taken"}}))
+        .await;
     let mut all = all.await.unwrap();
     all.sort_by_key(|(_, name, _)| name.clone());
     assert_eq!(all[0].2.clone().unwrap()["changed"], true);
@@ -107,18 +123,30 @@ async fn a_peer_that_goes_or_is_silent_fails_its_calls() {
     let mut guard = Guard::hello(&path, "scheduler").await;
     next(&mut events).await;
     let soon = Duration::from_millis(50);
-    let late = link.call(PeerKind::Scheduler, "pick", json!({"n": 1}), soon).await.unwrap_err();
+    let late = link
+        .call(PeerKind::Scheduler, "pick", json!({"n": 1}), soon)
+        .await
+        .unwrap_err();
     assert_eq!(late.code, Code::Deadline);
     assert!(link.shared.state().calls.is_empty());
     let asked = tokio::spawn({
         let link = link.clone();
-        async move { link.call(PeerKind::Scheduler, "retire", json!({"names": []}), LONG).await }
+        async move {
+            link.call(PeerKind::Scheduler, "retire", json!({"names": []}), LONG)
+                .await
+        }
     });
     guard.receive().await;
     guard.receive().await;
     drop(guard);
     assert_eq!(asked.await.unwrap().unwrap_err().code, Code::Dask);
-    assert!(matches!(next(&mut events).await, GuardEvent::Gone { kind: PeerKind::Scheduler, .. }));
+    assert!(matches!(
+        next(&mut events).await,
+        GuardEvent::Gone {
+            kind: PeerKind::Scheduler,
+            ..
+        }
+    ));
     assert_eq!(link.connected(PeerKind::Scheduler), 0);
     let wrong = call_line(1, "x", json!([1])).unwrap_err();
     assert_eq!(wrong.code, Code::Internal);
@@ -156,11 +184,13 @@ async fn hostile_lines_end_their_own_connection_only() {
     // A worker does not speak for the scheduler.
     let mut liar = Guard::hello(&path, "worker").await;
     next(&mut events).await;
-    liar.send(&json!({"worker_removed": {"name": "w", "address": "a"}})).await;
+    liar.send(&json!({"worker_removed": {"name": "w", "address": "a"}}))
+        .await;
     liar.send(&json!({"problem": {"code": "end", "message": ""}})).await;
     assert!(matches!(next(&mut events).await, GuardEvent::Problem { .. }));
 
-    good.send(&json!({"worker_removed": {"name": "w", "address": "a"}})).await;
+    good.send(&json!({"worker_removed": {"name": "w", "address": "a"}}))
+        .await;
     assert!(matches!(next(&mut events).await, GuardEvent::WorkerRemoved { name, .. } if name == "w"));
     assert_eq!(link.connected(PeerKind::Scheduler), 1);
     drop((link, events));

@@ -391,7 +391,10 @@ mod tests {
         let Some(Message::Hello(h)) = read(hello, PeerKind::Scheduler) else {
             panic!("no hello")
         };
-        assert_eq!((h.kind, h.pid, h.versions.python.as_str()), (PeerKind::Scheduler, 12, "3.11.2"));
+        assert_eq!(
+            (h.kind, h.pid, h.versions.python.as_str()),
+            (PeerKind::Scheduler, 12, "3.11.2")
+        );
         assert_eq!((h.workers[0].nthreads, h.workers[0].memory_limit), (2, 0));
         let report = r#"{"report":{"tasks":{"waiting":1,"processing":2,"memory":3,"erred":4,"released":5,"queued":6,
             "no-worker":7},"workers":1,"clients":2,"idle_seconds":null,"workers_detail":[{"name":"w-1","processing":2,
@@ -412,7 +415,10 @@ mod tests {
             })))
         );
         assert_eq!(
-            read(r#"{"worker_removed":{"name":"w-1","address":"a"}}"#, PeerKind::Scheduler),
+            read(
+                r#"{"worker_removed":{"name":"w-1","address":"a"}}"#,
+                PeerKind::Scheduler
+            ),
             Some(Message::WorkerRemoved {
                 name: "w-1".into(),
                 address: "a".into()
