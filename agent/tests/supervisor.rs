@@ -1,6 +1,8 @@
 //! The supervisor with the real binary and real children: small shell scripts
 //! that behave as badly as they can.
 
+#![expect(clippy::unwrap_used, reason = "a failed test is what it is for")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -169,7 +171,10 @@ async fn crashes_are_counted_told_and_at_last_a_failure() {
             break note.text;
         }
     };
-    assert!(crash.contains("exit code 3") && crash.contains("crashed at its start 3 times"), "{crash}");
+    assert!(
+        crash.contains("exit code 3") && crash.contains("crashed at its start 3 times"),
+        "{crash}"
+    );
     assert!(crash.contains("\n  so it goes"), "{crash}");
     stop(&h, Duration::ZERO).await;
     assert_eq!(f.members(), 0);
@@ -202,13 +207,18 @@ async fn a_new_supervisor_adopts_what_is_the_same_and_replaces_what_is_not() {
     second.control.send(Control::Start(f.shell(script))).await.unwrap();
     let taken = health(&mut second, |s| s.pid.is_some()).await;
     assert_eq!((taken.pid, taken.adopted, taken.restarts), (pid, true, 0));
-    // Its end is noticed though it is nobody's child here.
+    // All orders' senders gone is the same as being told to let go.
     drop(second);
 
+    // Its end is noticed even where it is not our own.
     let mut third = start();
     third.control.send(Control::Start(f.shell(script))).await.unwrap();
     health(&mut third, |s| s.adopted).await;
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.unwrap() as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid.unwrap() as i32),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
     let again = health(&mut third, |s| s.pid.is_some() && s.pid != pid).await;
     assert_eq!((again.adopted, again.restarts), (false, 1));
     third.control.send(Control::Detach).await.unwrap();
@@ -238,7 +248,10 @@ async fn leftovers_without_a_pid_file_are_killed_before_a_start() {
         .spawn()
         .unwrap();
     let mut h = start();
-    h.control.send(Control::Start(f.shell("echo ready; exec sleep 300"))).await.unwrap();
+    h.control
+        .send(Control::Start(f.shell("echo ready; exec sleep 300")))
+        .await
+        .unwrap();
     until(|| f.output().contains("ready")).await;
     assert!(stray.wait().unwrap().code().is_none());
     let note = h.notes.recv().await.unwrap();

@@ -82,7 +82,11 @@ impl Backoff {
         if lived >= p.healthy {
             self.in_row = 0;
         }
-        self.quick = if lived < p.quick { self.quick.saturating_add(1) } else { 0 };
+        self.quick = if lived < p.quick {
+            self.quick.saturating_add(1)
+        } else {
+            0
+        };
         let failed = self.quick >= p.give_up;
         let plain = match self.in_row {
             _ if failed => p.max,
@@ -90,7 +94,11 @@ impl Backoff {
             n => p.base.saturating_mul(2_u32.saturating_pow(n - 1)).min(p.max),
         };
         self.in_row = self.in_row.saturating_add(1);
-        let random = if random.is_finite() { random.clamp(-1.0, 1.0) } else { 0.0 };
+        let random = if random.is_finite() {
+            random.clamp(-1.0, 1.0)
+        } else {
+            0.0
+        };
         Next {
             delay: plain.mul_f64((1.0 + p.jitter.clamp(0.0, 1.0) * random).max(0.0)),
             failed,
@@ -138,7 +146,13 @@ mod tests {
         let mut b = Backoff::new(Policy::default());
         let failed: Vec<_> = (0..6).map(|_| b.ended(s(1), 0.0).failed).collect();
         assert_eq!(failed, [false, false, false, false, true, true]);
-        assert_eq!(b.ended(s(9), 0.0), Next { delay: s(60), failed: true });
+        assert_eq!(
+            b.ended(s(9), 0.0),
+            Next {
+                delay: s(60),
+                failed: true
+            }
+        );
         assert!(!b.ended(s(10), 0.0).failed);
         b.reset();
         assert_eq!(b, Backoff::new(Policy::default()));

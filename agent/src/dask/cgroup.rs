@@ -142,7 +142,10 @@ mod tests {
         assert!(!group.path.join("memory.max").exists());
         std::fs::write(group.path.join("memory.max"), "max").unwrap();
         prepare(&group).unwrap();
-        assert_eq!(std::fs::read_to_string(group.path.join("memory.max")).unwrap(), "1073741824");
+        assert_eq!(
+            std::fs::read_to_string(group.path.join("memory.max")).unwrap(),
+            "1073741824"
+        );
         group.path = dir.path().join("no/parent");
         assert!(prepare(&group).is_err());
     }

@@ -11,13 +11,13 @@ use herdsman_wire::{ApiError, Code, Timestamp};
 use tokio::io::AsyncWriteExt as _;
 
 use super::adoption::{Found, PidFile};
+use super::cgroup;
 use super::exec_child::SUBCOMMAND;
 use super::exit::Exit;
 use super::process::Process;
 use super::procfs::ProcFs;
 use super::spec::{MARKER, ProcessSpec};
 use super::tree::{self, Tree};
-use super::cgroup;
 use crate::files::io_error;
 
 /// How long the child may take to read its instructions, and to be collected
@@ -135,7 +135,11 @@ impl Child {
             cgroup::remove(&group.path);
         }
         let left = left.map(|stats| {
-            let names: Vec<_> = stats.iter().take(5).map(|s| format!("{} ({})", s.comm, s.pid)).collect();
+            let names: Vec<_> = stats
+                .iter()
+                .take(5)
+                .map(|s| format!("{} ({})", s.comm, s.pid))
+                .collect();
             format!("could not be killed: {}", names.join(", "))
         });
         (exit, left)

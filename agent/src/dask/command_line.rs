@@ -237,7 +237,10 @@ fn worker_args(start: &Start<'_>) -> Result<Vec<String>, ApiError> {
 
 /// Whether workers run under a nanny: the last word counts, as for Dask.
 fn has_nanny(args: &[String]) -> bool {
-    let last = args.iter().rev().find(|a| matches!(a.as_str(), "--nanny" | "--no-nanny"));
+    let last = args
+        .iter()
+        .rev()
+        .find(|a| matches!(a.as_str(), "--nanny" | "--no-nanny"));
     last.is_none_or(|a| a == "--nanny")
 }
 
@@ -271,7 +274,9 @@ pub fn ports(spec: &DaskSpec) -> Result<(Range<u32>, Range<u32>), ApiError> {
             ("the dashboard", spec.dashboard_port),
         ] {
             if all.contains(&u32::from(port)) {
-                return Err(usage(format!("the ports of the {what} hold {port}, which is for {other}")));
+                return Err(usage(format!(
+                    "the ports of the {what} hold {port}, which is for {other}"
+                )));
             }
         }
         Ok(all)
@@ -292,7 +297,8 @@ fn check_memory(limit: &str) -> Result<(), ApiError> {
     if ok {
         return Ok(());
     }
-    Err(usage(format!("memory limit `{}` is not a size", limit.escape_debug())).with_hint("use `auto`, `4GiB` or `0.5`"))
+    Err(usage(format!("memory limit `{}` is not a size", limit.escape_debug()))
+        .with_hint("use `auto`, `4GiB` or `0.5`"))
 }
 
 fn check_class(class: &str) -> Result<(), ApiError> {
@@ -302,8 +308,10 @@ fn check_class(class: &str) -> Result<(), ApiError> {
     if class.split('.').all(part) {
         return Ok(());
     }
-    Err(usage(format!("worker class `{}` is no Python name", class.escape_debug()))
-        .with_hint("for example `dask_cuda.CUDAWorker`"))
+    Err(
+        usage(format!("worker class `{}` is no Python name", class.escape_debug()))
+            .with_hint("for example `dask_cuda.CUDAWorker`"),
+    )
 }
 
 fn resources(spec: &DaskSpec) -> Result<String, ApiError> {
@@ -344,10 +352,15 @@ fn environment(start: &Start<'_>, scratch: &Path) -> Result<BTreeMap<String, Sec
         put("HERDSMAN_GUARD_CRL", text(&start.tls.crl)?);
     }
     put("PYTHONUNBUFFERED", "1".into());
-    let theirs = variables.get("PYTHONPATH").map(Secret::reveal).filter(|p| !p.is_empty());
+    let theirs = variables
+        .get("PYTHONPATH")
+        .map(Secret::reveal)
+        .filter(|p| !p.is_empty());
     let ours = start.modules.iter().map(|m| text(m)).collect::<Result<Vec<_>, _>>()?;
     if let Some(colon) = ours.iter().find(|p| p.contains(':')) {
-        return Err(usage(format!("the folder {colon} cannot be in PYTHONPATH: it holds a colon")));
+        return Err(usage(format!(
+            "the folder {colon} cannot be in PYTHONPATH: it holds a colon"
+        )));
     }
     let path: Vec<&str> = ours.iter().map(String::as_str).chain(theirs).collect();
     if !path.is_empty() {

@@ -124,7 +124,11 @@ fn without_tls_there_is_no_trace_of_it_and_own_files_have_no_crl() {
         let line = p.args.join(" ");
         assert!(line.contains("tcp://10.0.0.") && !line.contains("tls"), "{line}");
         assert_eq!(p.env["HERDSMAN_GUARD_TLS"].reveal(), "0");
-        assert!(!p.env.keys().any(|k| k.starts_with("DASK_") || k == "HERDSMAN_GUARD_CRL"));
+        assert!(
+            !p.env
+                .keys()
+                .any(|k| k.starts_with("DASK_") || k == "HERDSMAN_GUARD_CRL")
+        );
         let p = build(role, &changed(|s| s.security = own())).unwrap();
         assert!(p.args.contains(&"--tls-key".to_owned()));
         assert!(p.env.contains_key("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"));
@@ -171,7 +175,11 @@ fn variables_are_the_users_but_for_ours() {
     assert_eq!(p.env["TOKEN"].reveal(), "hunter2");
     assert!(!p.args.join(" ").contains("hunter2") && !format!("{p:?}").contains("hunter2"));
     let home = with(Role::Worker, &spec, |mut s| {
-        s.user = Some(User { uid: 7, gid: 7, groups: vec![] });
+        s.user = Some(User {
+            uid: 7,
+            gid: 7,
+            groups: vec![],
+        });
         process(&s).unwrap().env["HOME"].reveal().to_owned()
     });
     assert_eq!(home, "/var/lib/h/dask-scratch");
@@ -179,7 +187,8 @@ fn variables_are_the_users_but_for_ours() {
 
 #[test]
 fn nonsense_is_refused_with_its_name() {
-    let cases: [(fn(&mut DaskSpec), &str); 12] = [
+    type Change = fn(&mut DaskSpec);
+    let cases: [(Change, &str); 12] = [
         (|s| s.workers_per_node = 0, "0 workers"),
         (|s| s.workers_per_node = 51, "51 workers"),
         (|s| s.worker_port = 65_535, ""),

@@ -45,7 +45,10 @@ mod tests {
 
     #[test]
     fn ends_are_told_in_words() {
-        assert_eq!(Exit::from(ExitStatus::from_raw(3 << 8)).to_string(), "ended with exit code 3");
+        assert_eq!(
+            Exit::from(ExitStatus::from_raw(3 << 8)).to_string(),
+            "ended with exit code 3"
+        );
         assert_eq!(Exit::from(ExitStatus::from_raw(9)).to_string(), "killed by SIGKILL");
         assert_eq!(Exit::Signal(34).to_string(), "killed by signal 34");
         assert_eq!(Exit::Unknown.to_string(), "ended (was adopted; status unknown)");

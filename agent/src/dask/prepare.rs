@@ -105,8 +105,16 @@ mod tests {
         std::fs::write(&tls.certificate, "x").unwrap();
         let own = nix::unistd::geteuid();
         let uid = if own.is_root() { 4711 } else { own.as_raw() };
-        let gid = if own.is_root() { 4711 } else { nix::unistd::getegid().as_raw() };
-        let user = User { uid, gid, groups: vec![] };
+        let gid = if own.is_root() {
+            4711
+        } else {
+            nix::unistd::getegid().as_raw()
+        };
+        let user = User {
+            uid,
+            gid,
+            groups: vec![],
+        };
         share_tls(&tls, &user).unwrap();
         assert_eq!(std::fs::metadata(&tls.certificate).unwrap().uid(), uid);
     }

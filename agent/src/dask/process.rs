@@ -150,21 +150,23 @@ mod tests {
     async fn a_child_is_watched_signalled_and_reaped() {
         let proc = ProcFs::default();
         for polled in [false, true] {
-            let child = sleeper();
+            let mut child = sleeper();
             let mut p = Process::open(&proc, child.id(), None).unwrap().unwrap();
             if polled {
                 p.fd = None;
             }
             assert!(p.is_alive());
-            assert!(tokio::time::timeout(Duration::from_millis(50), p.ended()).await.is_err());
+            assert!(
+                tokio::time::timeout(Duration::from_millis(50), p.ended())
+                    .await
+                    .is_err()
+            );
             assert!(p.signal(Signal::TERM).unwrap());
             tokio::time::timeout(Duration::from_secs(20), p.ended()).await.unwrap();
             let expected = if polled { Exit::Unknown } else { Exit::Signal(15) };
             assert_eq!(p.reap(), expected);
-            if polled {
-                let mut child = child;
-                child.wait().unwrap();
-            }
+            // Collected already where there is a pidfd.
+            assert_eq!(child.wait().is_ok(), polled);
             assert!(!p.is_alive());
             assert!(!p.signal(Signal::TERM).unwrap());
         }

@@ -155,7 +155,8 @@ mod tests {
 
     use super::*;
 
-    const REAL: &str = "1234 (py (x) y) S 77 1234 1230 0 -1 4194560 5 0 0 0 1 2 0 0 20 0 1 0 987654 100 50 1844674 1 1 0";
+    const REAL: &str =
+        "1234 (py (x) y) S 77 1234 1230 0 -1 4194560 5 0 0 0 1 2 0 0 20 0 1 0 987654 100 50 1844674 1 1 0";
 
     #[test]
     fn fields_are_counted_from_the_last_parenthesis() {

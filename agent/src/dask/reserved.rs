@@ -154,14 +154,24 @@ mod tests {
             assert_eq!(e.code, Code::Usage, "{args:?}");
         }
         let e = check(Role::Scheduler, &["--jupyter"]).unwrap_err();
-        assert!(e.message.contains("`--jupyter`") && e.message.contains("scheduler"), "{e}");
+        assert!(
+            e.message.contains("`--jupyter`") && e.message.contains("scheduler"),
+            "{e}"
+        );
         let e = check(Role::Scheduler, &["--port=1"]).unwrap_err();
         assert!(e.message.contains("`--port`"), "{e}");
     }
 
     #[test]
     fn the_others_pass() {
-        let worker = ["--lifetime", "1h", "--preload", "mine.py", "--preload-nanny=x", "--no-nanny"];
+        let worker = [
+            "--lifetime",
+            "1h",
+            "--preload",
+            "mine.py",
+            "--preload-nanny=x",
+            "--no-nanny",
+        ];
         check(Role::Worker, &worker).unwrap();
         check(Role::Worker, &["--local-directory=/mnt/ssd", "--death-timeout", "60"]).unwrap();
         check(Role::Scheduler, &["--preload", "mine.py"]).unwrap();

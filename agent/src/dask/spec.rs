@@ -193,7 +193,13 @@ mod tests {
             |s| s.args.push("x".into()),
             |s| s.umask = 0o77,
             |s| s.marker = "n2".into(),
-            |s| s.user = Some(User { uid: 1, gid: 1, groups: vec![] }),
+            |s| {
+                s.user = Some(User {
+                    uid: 1,
+                    gid: 1,
+                    groups: vec![],
+                })
+            },
             |s| {
                 s.env.insert("A".into(), Secret::new("hunter3"));
             },

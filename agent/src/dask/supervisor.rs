@@ -278,7 +278,10 @@ impl Supervisor {
         };
         match leftovers.kill(&self.proc, tree::WITHIN).await {
             Ok(0) => {}
-            Ok(n) => self.note(Level::Warn, format!("killed {n} left-over processes of an earlier Dask")),
+            Ok(n) => self.note(
+                Level::Warn,
+                format!("killed {n} left-over processes of an earlier Dask"),
+            ),
             Err(left) => self.note(
                 Level::Error,
                 format!("{} processes of an earlier Dask cannot be killed", left.len()),
@@ -336,7 +339,10 @@ impl Supervisor {
             next.delay.as_secs_f32()
         );
         if next.failed {
-            text.push_str(&format!(" (crashed at its start {} times)", self.backoff.quick_crashes()));
+            text.push_str(&format!(
+                " (crashed at its start {} times)",
+                self.backoff.quick_crashes()
+            ));
         }
         if let Some(left) = left {
             text.push_str(&format!("; {left}"));
@@ -392,7 +398,8 @@ impl Supervisor {
         } else {
             "did not end in time and was killed".into()
         };
-        self.health.send_modify(|h| h.last_exit = Some(format!("stopped by the agent: {how}")));
+        self.health
+            .send_modify(|h| h.last_exit = Some(format!("stopped by the agent: {how}")));
         let mut text = format!("stopped Dask (process {pid}) in {took:.1} s: {how}");
         if let Some(left) = &left {
             text.push_str(&format!("; {left}"));

@@ -128,7 +128,10 @@ mod tests {
         let proc = ProcFs::default();
         let marker = format!("tree-test-{}", std::process::id());
         let other = format!("{marker}-other");
-        let mut child = shell(&marker, "trap '' TERM; setsid sleep 300 & setsid sh -c 'sleep 300 & sleep 300' & wait");
+        let mut child = shell(
+            &marker,
+            "trap '' TERM; setsid sleep 300 & setsid sh -c 'sleep 300 & sleep 300' & wait",
+        );
         let mut stranger = shell(&other, "exec sleep 300");
         until(|| tree(&marker).members(&proc).len() >= 5).await;
         let killed = tree(&marker).kill(&proc, WITHIN).await.unwrap();
@@ -149,7 +152,12 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = child.id();
-        until(|| proc.stat(pid).unwrap().is_some_and(|s| s.session == pid && s.comm == "sleep")).await;
+        until(|| {
+            proc.stat(pid)
+                .unwrap()
+                .is_some_and(|s| s.session == pid && s.comm == "sleep")
+        })
+        .await;
         let by_session = Tree {
             session: Some(pid),
             ..tree("none")
