@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod dask;
+pub mod driver;
 pub mod environment;
 pub mod files;
 pub mod firewall;

@@ -34,6 +34,12 @@ const READER: usize = 1024;
 /// Most readers at once; the oldest one has to go for another.
 const READERS: usize = 32;
 
+/// Folder of logs below a state folder.
+#[must_use]
+pub fn folder(state: &Path) -> std::path::PathBuf {
+    state.join("logs")
+}
+
 /// The logs of a node; clones are the same logs.
 #[derive(Clone, Debug)]
 pub struct LogStore(Arc<Mutex<Inner>>);

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::environment::IndexCredential;
+use crate::report::Versions;
 use crate::secret::Secret;
 
 /// Everything the launcher decides about how nodes run.
@@ -141,11 +143,20 @@ pub enum EnvironmentSpec {
         /// for nodes on the same machine).
         #[serde(default)]
         path: Vec<PathBuf>,
+        /// Versions that Dask's processes must have; empty ones are not compared.
+        #[serde(default)]
+        versions: Versions,
     },
     /// A locked copy of the laptop's environment, installed by its id.
     Locked {
         /// SHA-256 in hex of the manifest blob; the environment's id.
         id: String,
+        /// A `uv` that is on the machine already; absent: found there.
+        #[serde(default)]
+        uv: Option<PathBuf>,
+        /// Access to private package indexes, in memory only.
+        #[serde(default)]
+        credentials: Vec<IndexCredential>,
     },
 }
 
@@ -154,6 +165,7 @@ impl Default for EnvironmentSpec {
         Self::Image {
             python: "/usr/bin/python3".into(),
             path: Vec::new(),
+            versions: Versions::default(),
         }
     }
 }

@@ -1,0 +1,461 @@
+//! Dask on this node: its environment, its process, and what its guard tells.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use herdsman_wire::join::JoinConfig;
+use herdsman_wire::report::{DaskHealth, LogSource, PhaseName, Versions};
+use herdsman_wire::session::LogQuery;
+use herdsman_wire::spec::{ClusterSpec, EnvironmentSpec};
+use herdsman_wire::{ApiError, Code, Role, Timestamp};
+use tokio::sync::mpsc;
+
+use super::{Driver, Input, Side, own_program, spawn_into};
+use crate::client::HubClient;
+use crate::dask::command_line::{self, Start};
+use crate::dask::guard_link::{GuardEvent, GuardLink};
+use crate::dask::guard_message::{Hello, PeerKind, Report};
+use crate::dask::prepare;
+use crate::dask::supervisor::{self, Control, Note};
+use crate::environment;
+use crate::hub::Hub;
+use crate::node::stream::ExecSettings;
+
+/// A Dask process that was not heard of for this long counts as failed; it may
+/// still come.
+pub(super) const DASK_WITHIN: Duration = Duration::from_secs(120);
+/// An environment is made within this.
+const INSTALL_WITHIN: Duration = Duration::from_secs(20 * 60);
+
+/// An environment that can be used.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The interpreter.
+    pub python: PathBuf,
+    /// Folders to put before all modules.
+    pub modules: Vec<PathBuf>,
+    /// Its id, for a copied environment.
+    pub id: Option<String>,
+    /// What it holds.
+    pub versions: Versions,
+}
+
+/// Dask's process and the ways to it.
+pub(super) struct DaskSide {
+    supervisor: mpsc::Sender<Control>,
+    guard: GuardLink,
+    health: DaskHealth,
+    ready: Option<Ready>,
+    /// Running tasks of each worker process.
+    executing: HashMap<u64, u64>,
+}
+
+impl DaskSide {
+    /// Starts the supervisor, without a process yet, and listens for guards.
+    pub(super) fn start(join: &JoinConfig, inputs: mpsc::Sender<Input>) -> Result<Self, ApiError> {
+        let supervisor::Handle {
+            control,
+            mut health,
+            mut notes,
+        } = supervisor::start(own_program());
+        let socket = command_line::guard_socket(&join.paths.run);
+        let (guard, mut events) = GuardLink::bind(&socket, None)?;
+        tokio::spawn(async move {
+            loop {
+                let input = tokio::select! {
+                    changed = health.changed() => match changed {
+                        Ok(()) => Input::Dask(health.borrow_and_update().clone()),
+                        Err(_) => return,
+                    },
+                    Some(note) = notes.recv() => Input::Note(note),
+                    Some(event) = events.recv() => Input::Guard(event),
+                };
+                if inputs.send(input).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            supervisor: control,
+            guard,
+            health: DaskHealth::default(),
+            ready: None,
+            executing: HashMap::new(),
+        })
+    }
+
+    pub(super) fn guard(&self) -> GuardLink {
+        self.guard.clone()
+    }
+
+    /// Tells the supervisor; its queue is short of nothing but its own death.
+    pub(super) fn control(&self, what: Control) {
+        if self.supervisor.try_send(what).is_err() {
+            tracing::error!("Dask's supervisor does not listen");
+        }
+    }
+
+    pub(super) fn detach(&self) {
+        self.control(Control::Detach);
+    }
+
+    /// Dask loads its certificates and CRL again.
+    pub(super) fn reload(&self) {
+        let guard = self.guard.clone();
+        tokio::spawn(async move {
+            let within = Duration::from_secs(10);
+            for (kind, name, result) in guard.call_all("reload", serde_json::json!({}), within).await {
+                if let Err(e) = result {
+                    // The guard looks at the files by itself too.
+                    tracing::warn!(kind = kind.as_str(), name, "did not load its files again: {e}");
+                }
+            }
+        });
+    }
+
+    pub(super) fn health(&self) -> DaskHealth {
+        self.health.clone()
+    }
+
+    fn sum_up(&mut self) {
+        let any = !self.executing.is_empty();
+        self.health.executing = any.then(|| self.executing.values().sum());
+    }
+
+    pub(super) fn environment(&self) -> Option<String> {
+        self.ready.as_ref().and_then(|r| r.id.clone())
+    }
+
+    /// Where and as what commands of an operator run.
+    pub(super) fn exec_settings(&self, join: &JoinConfig, spec: &ClusterSpec) -> ExecSettings {
+        let python = self.ready.as_ref().map(|r| r.python.as_path());
+        let variables = spec.dask.variables.iter();
+        ExecSettings {
+            path: python.and_then(Path::parent).map(Path::to_owned).into_iter().collect(),
+            cwd: join.paths.state.clone(),
+            variables: variables.map(|(k, v)| (k.clone(), v.reveal().to_owned())).collect(),
+            user: None,
+        }
+    }
+}
+
+impl Driver {
+    /// Makes or checks the environment, beside everything else.
+    pub(super) fn start_environment(&mut self) {
+        self.report_to_own_hub();
+        let spec = self.spec();
+        let now = Timestamp::now();
+        self.phases.start(PhaseName::Environment, now, Some(INSTALL_WITHIN));
+        match spec.environment {
+            EnvironmentSpec::Image { python, path, .. } => {
+                // Dask itself tells its versions when it starts; asking before
+                // would cost as much as starting it.
+                let ready = is_there(&python).map(|()| Ready {
+                    python,
+                    modules: path,
+                    id: None,
+                    versions: Versions::default(),
+                });
+                self.on_environment(ready);
+            }
+            locked @ EnvironmentSpec::Locked { .. } => self.install_environment(locked),
+        }
+    }
+
+    /// Another environment from now on.
+    pub(super) fn change_environment(&mut self, id: String) {
+        self.phases
+            .start(PhaseName::Environment, Timestamp::now(), Some(INSTALL_WITHIN));
+        let (uv, credentials) = match self.spec().environment {
+            EnvironmentSpec::Locked { uv, credentials, .. } => (uv, credentials),
+            EnvironmentSpec::Image { .. } => (None, Vec::new()),
+        };
+        self.install_environment(EnvironmentSpec::Locked { id, uv, credentials });
+    }
+
+    fn install_environment(&self, wanted: EnvironmentSpec) {
+        let EnvironmentSpec::Locked { id, uv, credentials } = wanted else {
+            return;
+        };
+        let source = match &self.side {
+            Side::Worker(w) => w.client().map(Source::Hub),
+            Side::Hub(_) => self.environment_blobs().map(|h| Source::Here(h.blobs.clone())),
+        };
+        let root = self.join.paths.environments.clone();
+        // Unpacking and hashing take whole seconds: not on the thread that
+        // answers the hub.
+        let runtime = tokio::runtime::Handle::current();
+        let thread = tokio::task::spawn_blocking(move || {
+            let source = source.ok_or_else(|| ApiError::new(Code::Unreachable, "the hub cannot be asked"))?;
+            let request = environment::Install {
+                id: &id,
+                root: &root,
+                uv: &uv.map_or_else(find_uv, Ok)?,
+                credentials: &credentials,
+            };
+            runtime.block_on(install(&request, source))
+        });
+        let work = async move {
+            thread
+                .await
+                .unwrap_or_else(|e| Err(ApiError::new(Code::Internal, format!("the installation broke off: {e}"))))
+        };
+        spawn_into(self.inputs.clone(), work, Input::Environment);
+    }
+
+    pub(super) fn on_environment(&mut self, outcome: Result<Ready, ApiError>) {
+        let now = Timestamp::now();
+        match outcome {
+            Ok(ready) => {
+                tracing::info!(python = %ready.python.display(), id = ready.id, "environment is ready");
+                self.phases.done(PhaseName::Environment, now);
+                self.dask.ready = Some(ready);
+                self.start_dask();
+            }
+            Err(e) => {
+                super::tell(&e);
+                self.phases.fail(PhaseName::Environment, now, e);
+            }
+        }
+    }
+
+    fn start_dask(&mut self) {
+        let now = Timestamp::now();
+        self.phases.start(PhaseName::Dask, now, Some(DASK_WITHIN));
+        match self.dask_process() {
+            Ok(spec) => self.dask.control(Control::Start(Box::new(spec))),
+            Err(e) => {
+                super::tell(&e);
+                self.phases.fail(PhaseName::Dask, now, e);
+            }
+        }
+    }
+
+    fn dask_process(&self) -> Result<crate::dask::spec::ProcessSpec, ApiError> {
+        let missing = |what: &str| ApiError::new(Code::Internal, format!("{what} is not known yet"));
+        let identity = self.identity.as_ref().ok_or_else(|| missing("the node's identity"))?;
+        let ready = self.dask.ready.as_ref().ok_or_else(|| missing("the environment"))?;
+        let spec = self.spec();
+        let tls = self.store.tls_files();
+        let start = Start {
+            cluster: &self.join.cluster,
+            node: &identity.issued.node,
+            role: identity.issued.role,
+            own: self.own_address(identity.issued.scheduler.ip()),
+            scheduler: identity.issued.scheduler,
+            spec: &spec.dask,
+            tls: &tls,
+            python: &ready.python,
+            modules: &ready.modules,
+            state: &self.join.paths.state,
+            run: &self.join.paths.run,
+            path: &std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into()),
+            user: None,
+            cgroup: None,
+        };
+        prepare::prepare(&start)?;
+        command_line::process(&start)
+    }
+
+    /// The address under which others reach this node: the one that connections
+    /// to the scheduler leave from.
+    fn own_address(&self, scheduler: IpAddr) -> IpAddr {
+        match (self.join.role, self.join.bind) {
+            (Role::Scheduler, _) => scheduler,
+            (Role::Worker, Some(bind)) => bind,
+            (Role::Worker, None) => source_address(scheduler).unwrap_or(scheduler),
+        }
+    }
+
+    pub(super) fn on_dask_health(&mut self, health: DaskHealth) {
+        let now = Timestamp::now();
+        let old = std::mem::replace(&mut self.dask.health, health);
+        let new = &mut self.dask.health;
+        // What the guard told stays until the process changes.
+        if new.pid == old.pid {
+            new.address = old.address;
+            new.executing = old.executing;
+        }
+        new.versions = old.versions;
+        if self.end.has_begun() {
+            return;
+        }
+        let new = new.clone();
+        match new.state.as_str() {
+            "backoff" | "failed" => {
+                let how = new.last_exit.as_deref().unwrap_or("ended");
+                let command = match self.join.role {
+                    Role::Scheduler => "dask scheduler",
+                    Role::Worker => "dask worker",
+                };
+                let text = self.tail_of_dask();
+                let again = if new.state == "failed" { "keeps dying" } else { "is started again" };
+                let e = ApiError::new(Code::Dask, format!("`{command}` {how} and {again}; its last lines:{text}"))
+                    .with_hint("herdsman logs NAME NODE       shows all of its output");
+                if new.state == "failed" || old.state != "backoff" {
+                    self.phases.start(PhaseName::Dask, now, Some(DASK_WITHIN));
+                    self.phases.fail(PhaseName::Dask, now, e);
+                }
+            }
+            "starting" if old.state == "backoff" || old.state == "failed" || old.state == "running" => {
+                let keep = self.phases.error_of(PhaseName::Dask);
+                self.phases.start(PhaseName::Dask, now, Some(DASK_WITHIN));
+                if let Some(e) = keep {
+                    self.phases.detail(PhaseName::Dask, &e.message);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tail_of_dask(&self) -> String {
+        let query = LogQuery {
+            tail: 8,
+            sources: vec![LogSource::Dask],
+            ..LogQuery::default()
+        };
+        let lines = self.logs.query(&query);
+        lines.iter().fold(String::new(), |s, l| s + "\n    " + &l.text)
+    }
+
+    pub(super) fn on_dask_note(&self, note: &Note) {
+        tracing::info!("{}", note.text);
+    }
+
+    pub(super) fn on_guard(&mut self, event: GuardEvent) {
+        let hub = match &self.side {
+            Side::Hub(side) => side.hub().cloned(),
+            Side::Worker(_) => None,
+        };
+        match (event, hub) {
+            (GuardEvent::Connected { hello, .. }, hub) => self.on_hello(hello, hub.as_ref()),
+            (GuardEvent::WorkerAdded(worker), Some(hub)) => hub.worker_added(worker),
+            (GuardEvent::WorkerRemoved { name, .. }, Some(hub)) => hub.worker_removed(&name),
+            (GuardEvent::Report { report: Report::Scheduler(r), .. }, Some(hub)) => {
+                hub.scheduler_report(r.tasks, r.clients, r.idle_seconds, r.detail);
+            }
+            (GuardEvent::Report { peer, report: Report::Worker(r) }, _) => {
+                self.dask.executing.insert(peer, r.executing);
+                self.dask.sum_up();
+            }
+            (GuardEvent::Gone { peer, .. }, _) => {
+                self.dask.executing.remove(&peer);
+                self.dask.sum_up();
+            }
+            (GuardEvent::Problem { kind, code, message }, _) => {
+                tracing::warn!(?kind, code, "Dask's guard: {message}");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_hello(&mut self, hello: Hello, hub: Option<&Arc<Hub>>) {
+        tracing::debug!(kind = hello.kind.as_str(), name = hello.name, "Dask's guard is connected");
+        let differences = self.differences(&hello.versions);
+        self.dask.health.versions = Some(hello.versions);
+        if !differences.is_empty() {
+            let e = ApiError::new(
+                Code::Mismatch,
+                format!("this node's Python differs from the laptop's:\n{}", differences.join("\n")),
+            )
+            .with_hint("use the same versions on both sides, or let the environment be copied: `--env auto`");
+            super::tell(&e);
+            self.phases.fail(PhaseName::Dask, Timestamp::now(), e);
+            let (done, _) = tokio::sync::oneshot::channel();
+            self.dask.control(Control::Stop { grace: Duration::from_secs(2), done });
+            return;
+        }
+        match (hello.kind, hub) {
+            (PeerKind::Scheduler, Some(hub)) => {
+                self.dask.health.address = Some(hello.address);
+                self.dask.health.state = "running".into();
+                self.dask.control(Control::Running);
+                self.phases.done(PhaseName::Dask, Timestamp::now());
+                self.publish();
+                hub.report(&hub.own.clone(), self.report.borrow().clone());
+                hub.scheduler_started(hello.workers);
+            }
+            (PeerKind::Worker, _) => self.dask.health.address = Some(hello.address),
+            _ => {}
+        }
+    }
+
+    fn differences(&self, found: &Versions) -> Vec<String> {
+        match self.spec().environment {
+            EnvironmentSpec::Image { versions, .. } => herdsman_wire::environment::differences(&versions, found),
+            // Checked when it was installed.
+            EnvironmentSpec::Locked { .. } => Vec::new(),
+        }
+    }
+}
+
+fn is_there(python: &Path) -> Result<(), ApiError> {
+    let e = match std::fs::metadata(python) {
+        Ok(m) if m.is_file() => return Ok(()),
+        Ok(_) => "is no file".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    Err(
+        ApiError::new(Code::Environment, format!("no Python at {}: {e}", python.display()))
+            .with_hint("name the interpreter with `--python`, or let the laptop's environment be copied: `--env auto`"),
+    )
+}
+
+/// Where `uv` lies on machines that have it.
+fn find_uv() -> Result<PathBuf, ApiError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = ["/opt/herdsman/bin", "/usr/local/bin"].map(PathBuf::from).into_iter();
+    folders
+        .chain(std::env::split_paths(&path))
+        .map(|d| d.join("uv"))
+        .find(|p| p.is_file())
+        .ok_or_else(|| {
+            ApiError::new(Code::Environment, "`uv`, which installs the environment, is not on this machine")
+                .with_hint("bake it into the image at /opt/herdsman/bin/uv")
+        })
+}
+
+/// The address that packets to `to` leave from; nothing is sent.
+fn source_address(to: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match to {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((to, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// Where blobs come from.
+enum Source {
+    Hub(HubClient),
+    Here(crate::hub::blobs::Blobs),
+}
+
+async fn install(request: &environment::Install<'_>, source: Source) -> Result<Ready, ApiError> {
+    let fetch = async |hash: &str, to: &Path| match &source {
+        Source::Hub(client) => client
+            .download(&format!("/v1/blobs/{hash}"), to, herdsman_wire::limits::BLOB)
+            .await
+            .map(|_| ()),
+        Source::Here(blobs) => {
+            let from = blobs.find(hash)?;
+            std::fs::copy(&from, to)
+                .map(|_| ())
+                .map_err(|e| crate::files::io_error("copy", &from, &e))
+        }
+    };
+    let installed = environment::install(request, fetch, |text| tracing::info!("environment: {text}")).await?;
+    for note in &installed.notes {
+        tracing::warn!("environment: {note}");
+    }
+    Ok(Ready {
+        python: installed.python,
+        modules: Vec::new(),
+        id: Some(installed.id),
+        versions: Versions::default(),
+    })
+}
