@@ -148,6 +148,7 @@ fn a_loopback_node_has_its_dashboard_on_its_own_address_and_v6_is_bracketed() {
         })
     };
     assert!(args("127.0.0.3").contains("--dashboard-address 127.0.0.3:8787"));
+    assert!(args("::1").contains("--host tls://[::1] --port 8786 --dashboard-address 127.0.0.1:8787"));
     assert!(args("fd00::1").contains("--host tls://[fd00::1] --port 8786 --dashboard-address 127.0.0.1:8787"));
 }
 
