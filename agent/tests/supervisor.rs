@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use herdsman_agent::dask::adoption::PidFile;
 use herdsman_agent::dask::backoff::Policy;
+use herdsman_agent::dask::cgroup;
 use herdsman_agent::dask::procfs::ProcFs;
-use herdsman_agent::dask::spec::ProcessSpec;
+use herdsman_agent::dask::spec::{Group, ProcessSpec, User};
 use herdsman_agent::dask::supervisor::{self, Control, Handle, Level};
 use herdsman_agent::dask::tree::Tree;
 use herdsman_wire::Secret;
@@ -276,4 +277,76 @@ async fn without_instructions_the_child_ends_by_itself() {
     };
     assert_eq!(run("").await, Some(125));
     assert_eq!(run("{\"program\":\"/bin/true\",").await, Some(125));
+}
+
+/// Needs root; passes by itself elsewhere.
+#[tokio::test]
+async fn another_user_has_its_own_rights_only() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let f = Fixture::new("user");
+    let mut h = start();
+    let mut spec = f.shell("id -u; id -G; grep CapEff /proc/$$/status; echo x > denied; exec sleep 300");
+    spec.user = Some(User {
+        uid: 4711,
+        gid: 4712,
+        groups: vec![4713],
+    });
+    spec.cwd = "/".into();
+    h.control.send(Control::Start(spec)).await.unwrap();
+    health(&mut h, |s| s.pid.is_some()).await;
+    until(|| f.output().contains("denied")).await;
+    let output = f.output();
+    assert!(
+        output.starts_with("4711\n4712 4713\nCapEff:\t0000000000000000\n"),
+        "{output}"
+    );
+    assert!(output.contains("cannot create denied"), "{output}");
+    stop(&h, Duration::ZERO).await;
+    assert_eq!(f.members(), 0);
+}
+
+/// Needs the right to make control groups; passes by itself elsewhere.
+#[tokio::test]
+async fn what_leaves_session_and_environment_is_held_by_its_group() {
+    let f = Fixture::new("group");
+    let Some(path) = cgroup::below_own(&ProcFs::default(), &f.marker) else {
+        return;
+    };
+    let h = start();
+    let mut spec = f.shell("setsid env -i sleep 300 & echo ready; exec sleep 300");
+    spec.cgroup = Some(Group {
+        path: path.clone(),
+        memory_max: Some(1 << 30),
+    });
+    h.control.send(Control::Start(spec)).await.unwrap();
+    until(|| f.output().contains("ready") && cgroup::members(&path).len() == 2).await;
+    until(|| f.members() == 1).await;
+    stop(&h, LONG).await;
+    assert!(cgroup::members(&path).is_empty());
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn an_order_ends_a_wait_and_forgets_the_failures() {
+    let f = Fixture::new("order");
+    let mut h = supervisor::start_with(
+        env!("CARGO_BIN_EXE_herdsman-agent").into(),
+        Policy {
+            first: Duration::from_secs(3600),
+            max: Duration::from_secs(3600),
+            ..Policy::default()
+        },
+    );
+    h.control.send(Control::Start(f.shell("exit 1"))).await.unwrap();
+    health(&mut h, |s| s.state == "backoff").await;
+    assert!(!f.pid_file().exists());
+    let good = f.shell("echo ready; exec sleep 300");
+    h.control.send(Control::Restart(Some(good))).await.unwrap();
+    until(|| f.output().contains("ready")).await;
+    let now = h.health.borrow().clone();
+    assert_eq!((now.state.as_str(), now.restarts), ("starting", 1));
+    assert_eq!(now.last_exit.as_deref(), Some("ended with exit code 1"));
+    stop(&h, LONG).await;
 }

@@ -352,6 +352,11 @@ fn environment(start: &Start<'_>, scratch: &Path) -> Result<BTreeMap<String, Sec
         put("HERDSMAN_GUARD_CRL", text(&start.tls.crl)?);
     }
     put("PYTHONUNBUFFERED", "1".into());
+    // A scheduler has no option for it, and would share `/tmp` with other clusters:
+    // Dask clears away there what it takes for left over.
+    if !variables.contains_key("DASK_TEMPORARY_DIRECTORY") {
+        put("DASK_TEMPORARY_DIRECTORY", text(scratch)?);
+    }
     let theirs = variables
         .get("PYTHONPATH")
         .map(Secret::reveal)

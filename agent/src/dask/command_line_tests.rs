@@ -64,6 +64,7 @@ fn a_scheduler() {
         [
             "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=True",
             "DASK_DISTRIBUTED__COMM__TLS__MIN_VERSION=1.3",
+            "DASK_TEMPORARY_DIRECTORY=/var/lib/h/dask-scratch",
             "HERDSMAN_GUARD_CRL=/run/h/tls/crl.pem",
             "HERDSMAN_GUARD_NODE=w-1",
             "HERDSMAN_GUARD_SOCKET=/run/h/guard.sock",
@@ -127,7 +128,7 @@ fn without_tls_there_is_no_trace_of_it_and_own_files_have_no_crl() {
         assert!(
             !p.env
                 .keys()
-                .any(|k| k.starts_with("DASK_") || k == "HERDSMAN_GUARD_CRL")
+                .any(|k| k.starts_with("DASK_DISTRIBUTED") || k == "HERDSMAN_GUARD_CRL")
         );
         let p = build(role, &changed(|s| s.security = own())).unwrap();
         assert!(p.args.contains(&"--tls-key".to_owned()));
@@ -147,6 +148,7 @@ fn a_loopback_node_has_its_dashboard_on_its_own_address_and_v6_is_bracketed() {
         })
     };
     assert!(args("127.0.0.3").contains("--dashboard-address 127.0.0.3:8787"));
+    assert!(args("::1").contains("--host tls://[::1] --port 8786 --dashboard-address 127.0.0.1:8787"));
     assert!(args("fd00::1").contains("--host tls://[fd00::1] --port 8786 --dashboard-address 127.0.0.1:8787"));
 }
 

@@ -65,7 +65,11 @@ fn become_program(i: &Instructions) -> (u8, String) {
     } else {
         CANNOT_START
     };
-    (code, format!("cannot start {}: {error}", i.program.display()))
+    let whose = i
+        .user
+        .as_ref()
+        .map_or_else(String::new, |u| format!(" as user {}", u.uid));
+    (code, format!("cannot start {}{whose}: {error}", i.program.display()))
 }
 
 fn prepare(i: &Instructions) -> Result<(), String> {

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use herdsman_wire::report::WorkerStatus;
 use herdsman_wire::{ApiError, Code};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -23,6 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+pub use super::guard_event::GuardEvent;
 pub use super::guard_message::{Hello, PeerKind, Report, SchedulerReport, WorkerReport};
 use super::guard_message::{MAX_LINE, Message, Reply, parse};
 use super::spec::User;
@@ -39,52 +39,6 @@ const NONSENSE: usize = 16;
 const EVENTS: usize = 1024;
 /// Calls that may wait for one peer.
 const CALLS: usize = 64;
-
-/// What the guards tell.
-#[derive(Clone, Debug, PartialEq)]
-pub enum GuardEvent {
-    /// A process introduced itself.
-    Connected {
-        /// Number of the connection.
-        peer: u64,
-        /// What it says.
-        hello: Hello,
-    },
-    /// A connection ended; of a process that was connected before.
-    Gone {
-        /// Number of the connection.
-        peer: u64,
-        /// What it was.
-        kind: PeerKind,
-        /// Dask's name of it.
-        name: String,
-    },
-    /// A worker registered at the scheduler.
-    WorkerAdded(WorkerStatus),
-    /// A worker went from the scheduler.
-    WorkerRemoved {
-        /// Dask's name of it.
-        name: String,
-        /// Its address.
-        address: String,
-    },
-    /// Counts.
-    Report {
-        /// Number of the connection.
-        peer: u64,
-        /// The counts.
-        report: Report,
-    },
-    /// Something is wrong with a process's certificates, CRLs or guard.
-    Problem {
-        /// Whose; absent when it did not come to a hello.
-        kind: Option<PeerKind>,
-        /// A stable word, for example `cert-expired`.
-        code: String,
-        /// A sentence.
-        message: String,
-    },
-}
 
 /// The link; clones are the same link. It ends when the last one is dropped.
 #[derive(Clone, Debug)]

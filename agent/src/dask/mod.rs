@@ -36,8 +36,10 @@ pub mod child;
 pub mod command_line;
 pub mod exec_child;
 pub mod exit;
+pub mod guard_event;
 pub mod guard_link;
 pub mod guard_message;
+pub mod orders;
 pub mod prepare;
 pub mod process;
 pub mod procfs;
@@ -48,12 +50,12 @@ pub mod tree;
 
 /// Where a node's dashboards listen: on loopback. A node whose own address is
 /// a loopback address has that one to itself, so several nodes on a machine do
-/// not take each other's ports.
+/// not take each other's ports. Always IPv4: Dask cannot take an IPv6 address for
+/// its dashboard.
 #[must_use]
 pub fn dashboard_address(own: std::net::IpAddr) -> std::net::IpAddr {
-    if own.is_loopback() {
-        own
-    } else {
-        std::net::Ipv4Addr::LOCALHOST.into()
+    match own {
+        std::net::IpAddr::V4(ip) if ip.is_loopback() => own,
+        _ => std::net::Ipv4Addr::LOCALHOST.into(),
     }
 }

@@ -20,62 +20,20 @@ use std::time::Duration;
 use herdsman_wire::report::DaskHealth;
 use herdsman_wire::{ApiError, Timestamp};
 use rustix::process::Signal;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::adoption;
 use super::backoff::{Backoff, Next, Policy};
 use super::child::Child;
 use super::exit::Exit;
+pub use super::orders::{Control, Level, Note};
 use super::procfs::ProcFs;
 use super::spec::ProcessSpec;
 use super::tree::{self, Tree};
 
 /// Notes kept for a reader that is slow; more are dropped.
 const NOTES: usize = 64;
-
-/// An order for the supervisor.
-#[derive(Debug)]
-pub enum Control {
-    /// Have this run: what already runs with the same digest is adopted or left
-    /// alone, anything else is stopped first.
-    Start(Box<ProcessSpec>),
-    /// Stop and start anew, with another specification if one is given.
-    Restart(Option<Box<ProcessSpec>>),
-    /// The driver has heard of Dask: it works.
-    Running,
-    /// Stop and stay stopped.
-    Stop {
-        /// Time for an orderly end.
-        grace: Duration,
-        /// Told when nothing is left.
-        done: oneshot::Sender<()>,
-    },
-    /// The agent ends, the process goes on. So it is too when all senders go.
-    Detach,
-}
-
-/// How much a note matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// In the order of things.
-    Info,
-    /// Went wrong and is being put right.
-    Warn,
-    /// Needs somebody.
-    Error,
-}
-
-/// Something people should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// When.
-    pub at: Timestamp,
-    /// How much it matters.
-    pub level: Level,
-    /// What, in sentences; after a crash followed by the last lines of output.
-    pub text: String,
-}
 
 /// Ends of the channels with the supervisor.
 #[derive(Debug)]
