@@ -657,7 +657,8 @@ class SchedulerSide(Side):
         return {
             "tasks": counts,
             "workers": len(workers),
-            "clients": len(scheduler.clients),
+            # Dask's own entry for futures without a client is always there.
+            "clients": len(scheduler.clients) - ("fire-and-forget" in scheduler.clients),
             "idle_seconds": None if busy else round(idle, 3),
             "workers_detail": [describe_load(ws) for ws in workers[:MAX_WORKERS]],
         }
