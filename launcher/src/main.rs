@@ -1,3 +1,7 @@
 //! Entry of `herdsman`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    herdsman::command::main(std::env::args_os())
+}

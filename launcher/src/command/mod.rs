@@ -1,3 +1,105 @@
-//! The verbs: arguments in, one call, output.
+//! The verbs: arguments in, one call, output. What they do is in [`crate::cluster`].
 
 pub mod cli;
+
+mod completion;
+mod config;
+mod connect;
+mod context;
+mod dash;
+mod doctor;
+mod down;
+mod env;
+mod exec;
+mod extend;
+mod logs;
+mod ls;
+mod pkg;
+mod remove;
+mod scale;
+mod signals;
+mod status;
+mod up;
+mod version;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::ui::{Error, Exit, Printer};
+use cli::{Cli, Verb};
+use context::Session;
+
+/// Runs a command line; gives the exit code.
+#[must_use]
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are asked for; anything else is wrong usage.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { Exit::Usage as u8 } else { 0 });
+        }
+    };
+    let env = crate::config::Env::of_process();
+    let printer = Printer::new(&cli.global, &env);
+    log(cli.global.verbose);
+    let session = Session::new(cli.global, env, printer.clone());
+    let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let result = runtime.block_on(run(session, cli.verb));
+            // What still waits (a name lookup, a read of stdin) must not hold
+            // the command up.
+            runtime.shutdown_background();
+            result
+        }
+        Err(e) => Err(Error::new(herdsman_wire::Code::Internal, format!("no runtime: {e}"))),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            printer.error(&e);
+            ExitCode::from(e.exit as u8)
+        }
+    }
+}
+
+async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
+    let done = |r: Result<(), Error>| r.map(|()| 0);
+    match verb {
+        Verb::Up(args) => up::run(&session, &args).await,
+        Verb::Down(args) => down::run(&session, &args).await,
+        Verb::Ls(args) => done(ls::run(&session, &args).await),
+        Verb::Status(args) => done(status::run(&session, &args).await),
+        Verb::Scale(args) => scale::run(&session, &args).await,
+        Verb::Extend(args) => done(extend::run(&session, &args).await),
+        Verb::Logs(args) => done(logs::run(&session, &args).await),
+        Verb::Dash(args) => done(dash::run(&session, &args).await),
+        Verb::Connect(args) => done(connect::run(&session, &args).await),
+        Verb::Env(args) => done(env::run(&session, &args).await),
+        Verb::Exec(args) => exec::run(&session, &args).await,
+        Verb::Remove(args) => done(remove::run(&session, &args).await),
+        Verb::Doctor(args) => doctor::run(&session, &args).await,
+        Verb::Pkg(verb) => done(pkg::run(&session, &verb).await),
+        Verb::Config(verb) => done(config::run(&session, &verb)),
+        Verb::Completion(args) => done(completion::run(&session, &args)),
+        Verb::Version => done(version::run(&session)),
+    }
+}
+
+/// The program's own log, for those who ask for it.
+fn log(verbose: u8) {
+    use tracing_subscriber::filter::LevelFilter;
+    let level = match verbose {
+        0 => return,
+        1 => LevelFilter::WARN,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}

@@ -100,10 +100,12 @@ pub struct UserKeys {
 }
 
 /// Files that a Dask client is given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientFiles {
-    /// Chain and key.
+    /// Chain; the cluster's own with the key behind it.
     pub certificate: PathBuf,
+    /// Key.
+    pub key: PathBuf,
     /// What the client trusts: the scheduler's root alone, so that no worker can
     /// pose as the scheduler.
     pub ca: PathBuf,
@@ -243,14 +245,32 @@ impl Store {
         Ok(())
     }
 
+    /// Notes that Dask's clients use the user's own certificates. Paths only: the
+    /// files stay where they are.
+    ///
+    /// # Errors
+    /// [`Code::Disk`].
+    pub fn save_own(&self, name: &ClusterName, files: &ClientFiles) -> Result<(), ApiError> {
+        let text = serde_json::to_vec(files).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+        files::write(&self.folder_of(name).join("own.json"), &text)
+    }
+
     /// Where a Dask client finds its files.
-    #[must_use]
-    pub fn client_files(&self, name: &ClusterName) -> ClientFiles {
+    ///
+    /// # Errors
+    /// When the note about the user's own is damaged.
+    pub fn client_files(&self, name: &ClusterName) -> Result<ClientFiles, ApiError> {
         let folder = self.folder_of(name);
-        ClientFiles {
-            certificate: folder.join("client.pem"),
-            ca: folder.join("ca.pem"),
+        let own = folder.join("own.json");
+        if let Some(bytes) = files::read(&own)? {
+            return serde_json::from_slice(&bytes)
+                .map_err(|e| ApiError::new(Code::Malformed, format!("{} is damaged: {e}", own.display())));
         }
+        Ok(ClientFiles {
+            certificate: folder.join("client.pem"),
+            key: folder.join("client.pem"),
+            ca: folder.join("ca.pem"),
+        })
     }
 
     /// Names of all clusters that something is remembered of.

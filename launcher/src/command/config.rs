@@ -1,0 +1,69 @@
+//! `herdsman config`.
+
+use herdsman_wire::Code;
+use serde_json::json;
+
+use super::cli::{ConfigVerb, Output, UpArgs};
+use super::context::Session;
+use crate::config::{Entry, config_path, set_user_default, state_dir};
+use crate::ui::{Error, Table};
+
+pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Error> {
+    let printer = &session.printer;
+    match verb {
+        ConfigVerb::Get { key, why, file } => {
+            let args = UpArgs {
+                file: file.clone(),
+                ..UpArgs::default()
+            };
+            let loaded = session.load(&args)?;
+            match key {
+                Some(key) => one(session, key, loaded.entries.get(key)?, *why),
+                None if printer.output() == Output::Json && *why => printer.json(&loaded.entries),
+                None if printer.output() == Output::Json => printer.json(&loaded.entries.document()),
+                None => {
+                    let mut table = Table::new(&["KEY", "VALUE", "FROM"]);
+                    for (key, entry) in loaded.entries.iter() {
+                        table.row([key.to_owned(), plain(&entry.value), entry.origin.to_string()]);
+                    }
+                    printer.data(&table.text())
+                }
+            }
+        }
+        ConfigVerb::Set { key, value } => {
+            let path = config_path(&session.global, &session.env)
+                .ok_or_else(|| Error::new(Code::NotFound, "there is no home folder; name a file with --config"))?;
+            set_user_default(&path, key, value)?;
+            printer.note(&format!("{key} = {value} in {}", path.display()));
+            Ok(())
+        }
+        ConfigVerb::Path => {
+            let settings = config_path(&session.global, &session.env);
+            let state = state_dir(&session.env)?;
+            if printer.output() == Output::Json {
+                return printer.json(&json!({"settings": settings, "state": state}));
+            }
+            let settings = settings.map_or_else(|| "none".into(), |p| p.display().to_string());
+            printer.data(&format!("settings  {settings}\nstate     {}\n", state.display()))
+        }
+    }
+}
+
+fn plain(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn one(session: &Session, key: &str, entry: &Entry, why: bool) -> Result<(), Error> {
+    let printer = &session.printer;
+    if printer.output() == Output::Json {
+        return if why { printer.json(entry) } else { printer.json(&entry.value) };
+    }
+    let mut text = format!("{}\n", plain(&entry.value));
+    if why {
+        text = format!("{key} = {}  from {}\n", plain(&entry.value), entry.origin);
+        for (origin, value) in &entry.instead_of {
+            text += &format!("  instead of {}  from {origin}\n", plain(value));
+        }
+    }
+    printer.data(&text)
+}

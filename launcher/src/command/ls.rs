@@ -1,0 +1,151 @@
+//! `herdsman ls`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use herdsman_wire::report::ClusterStatus;
+use herdsman_wire::{ClusterName, Role, Timestamp};
+use serde_json::json;
+
+use super::cli::{LsArgs, Output};
+use super::context::Session;
+use crate::cluster::{self, Context};
+use crate::provider::Machine;
+use crate::state::Stage;
+use crate::ui::{Error, Table, age};
+
+/// A hub that does not answer within this is shown as out of reach.
+const SOON: Duration = Duration::from_secs(3);
+
+struct Row {
+    name: ClusterName,
+    provider: String,
+    state: String,
+    workers: String,
+    age: Option<Duration>,
+    idle: String,
+    owner: String,
+    hint: Option<String>,
+}
+
+pub(super) async fn run(session: &Session, args: &LsArgs) -> Result<(), Error> {
+    let ctx = session.plain_context()?;
+    let mut clusters: BTreeMap<ClusterName, Vec<Machine>> = BTreeMap::new();
+    for machine in ctx.provider.list(None).await? {
+        clusters.entry(machine.cluster.name.clone()).or_default().push(machine);
+    }
+    for name in ctx.store.names()? {
+        clusters.entry(name).or_default();
+    }
+    let mut rows = Vec::new();
+    for (name, machines) in clusters {
+        rows.push(row(&ctx, name, &machines, args.offline).await);
+    }
+    let printer = &session.printer;
+    match printer.output() {
+        Output::Json => {
+            let list: Vec<_> = rows
+                .iter()
+                .map(|r| {
+                    json!({
+                        "name": r.name, "provider": r.provider, "state": r.state, "workers": r.workers,
+                        "age_seconds": r.age.map(|a| a.as_secs()), "idle": r.idle, "owner": r.owner,
+                    })
+                })
+                .collect();
+            printer.json(&json!({"clusters": list}))
+        }
+        Output::Name => rows.iter().try_for_each(|r| printer.data(&format!("{}\n", r.name))),
+        Output::Table => {
+            if rows.is_empty() {
+                printer.note("there is no cluster; `herdsman up demo` makes one");
+                return Ok(());
+            }
+            let mut table = Table::new(&["NAME", "PROVIDER", "STATE", "WORKERS", "AGE", "IDLE", "OWNER", ""]);
+            for r in rows {
+                table.row([
+                    r.name.to_string(),
+                    r.provider,
+                    r.state,
+                    r.workers,
+                    r.age.map_or_else(|| "?".into(), age),
+                    r.idle,
+                    r.owner,
+                    r.hint.map_or_else(String::new, |h| format!("← {h}")),
+                ]);
+            }
+            printer.data(&table.text())
+        }
+    }
+}
+
+async fn row(ctx: &Context, name: ClusterName, machines: &[Machine], offline: bool) -> Row {
+    let now = Timestamp::now();
+    let record = ctx.store.load(&name).ok().flatten();
+    let tag = |key: &str| machines.first().and_then(|m| m.tags.get(key)).cloned();
+    let created = record.as_ref().map(|r| r.created).or_else(|| {
+        let seconds: u64 = tag("herdsman-created")?.parse().ok()?;
+        Some(Timestamp(seconds * 1000))
+    });
+    let workers = machines.iter().filter(|m| m.role == Role::Worker).count();
+    let mut row = Row {
+        provider: ctx.provider.name().to_owned(),
+        state: "up".into(),
+        workers: workers.to_string(),
+        age: created.map(|c| now.since(c)),
+        idle: String::new(),
+        owner: tag("herdsman-owner").unwrap_or_default(),
+        hint: None,
+        name,
+    };
+    let stage = record.as_ref().map(|r| r.stage);
+    if machines.is_empty() {
+        row.state = "gone".into();
+        row.hint = Some(format!("herdsman down {}   forgets it", row.name));
+    } else if machines.iter().all(|m| !m.running) {
+        row.state = "ended".into();
+        row.hint = Some(format!("herdsman down {}   deletes what is left", row.name));
+    } else if stage.is_some_and(|s| s != Stage::Up) {
+        row.state = "incomplete".into();
+        row.hint = Some(format!("herdsman up {0}  or  herdsman down {0}", row.name));
+    } else if record.is_none() {
+        row.state = "no key".into();
+        row.hint = Some(format!("made elsewhere; herdsman down {} works", row.name));
+    } else if !offline {
+        match ask(ctx, &row.name).await {
+            Some(status) => fill(&mut row, &status, now),
+            None => {
+                row.state = "no answer".into();
+                row.hint = Some(format!("herdsman doctor {}", row.name));
+            }
+        }
+    }
+    row
+}
+
+async fn ask(ctx: &Context, name: &ClusterName) -> Option<ClusterStatus> {
+    let work = async {
+        let access = cluster::open(ctx, name).await.ok()?;
+        access.link.get("/v1/status", SOON).await.ok()
+    };
+    tokio::time::timeout(SOON, work).await.ok()?
+}
+
+fn fill(row: &mut Row, status: &ClusterStatus, now: Timestamp) {
+    let all = status.nodes.iter().filter(|n| n.role == Role::Worker).count();
+    let ready = cluster::ready_workers(status);
+    row.workers = if ready as usize == all {
+        all.to_string()
+    } else {
+        format!("{ready} of {all}")
+    };
+    row.idle = match (status.ending.idle_since, status.ending.idle_seconds) {
+        (None, _) => "busy".into(),
+        (Some(since), Some(limit)) => format!("{} of {}", age(now.since(since)), age(Duration::from_secs(limit))),
+        (Some(since), None) => age(now.since(since)),
+    };
+    if let Some(why) = &status.ending.ending {
+        row.state = "ending".into();
+        row.hint = Some(why.clone());
+    }
+}

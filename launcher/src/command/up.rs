@@ -1,0 +1,327 @@
+//! `herdsman up`.
+
+use std::path::Path;
+
+use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, EnvironmentSpec, OwnCertificate, f64Eq};
+use herdsman_wire::{Code, Secret};
+use serde_json::json;
+
+use super::cli::{Output, UpArgs};
+use super::context::Session;
+use super::signals::interruptible;
+use crate::cluster::{self, Context, Outcome, Wanted};
+use crate::config::{EnvSource, OwnCertificates, ProviderName, Settings, Wait};
+use crate::environment;
+use crate::ui::{Error, Exit, Progress, iso, seconds};
+
+pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
+    let loaded = session.load(args)?;
+    let settings = &loaded.settings;
+    if args.plan {
+        return plan(session, &loaded.entries, settings).await;
+    }
+    let ctx = session.context(settings)?;
+    let printer = &session.printer;
+    if settings.workers.is_adaptive() {
+        printer.note(&format!(
+            "starting with {} workers; `cluster.adapt()` from Python follows the work up to {}",
+            settings.workers.min(),
+            settings.workers.max()
+        ));
+    }
+    if settings.insecure {
+        printer.warn("Dask's own traffic will be plain TCP: whoever reaches port 8786 can run code on all nodes");
+    }
+    let started = std::time::Instant::now();
+    let wanted = wanted(session, settings)?;
+    let progress = Progress::new(printer);
+    let see = |step: &cluster::Step| progress.see(step);
+    let work = async { Ok(cluster::up(&ctx, &wanted, &see).await?) };
+    let result = interruptible(work).await;
+    progress.finish();
+    match result {
+        Ok(outcome) => {
+            show(session, &ctx, settings, &outcome, started.elapsed())?;
+            Ok(0)
+        }
+        Err(e) if e.exit == Exit::Interrupted => Err(clean_up(&ctx, &wanted, e).await),
+        Err(e) => Err(e),
+    }
+}
+
+/// Ctrl-C: what was made is deleted, or found by the next command.
+async fn clean_up(ctx: &Context, wanted: &Wanted, mut e: Error) -> Error {
+    let name = &wanted.name;
+    let is_new = !matches!(ctx.store.load(name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
+    if wanted.keep_failed || !is_new {
+        e.message += "\nwhat there is was kept";
+        return e
+            .with_hint(format!("herdsman up {name}        finishes it"))
+            .with_hint(format!("herdsman down {name}      deletes it"));
+    }
+    match cluster::down(ctx, name, &|_| {}).await {
+        Ok(report) if report.left.is_empty() => e.message += "\nwhat had been created was deleted",
+        Ok(report) => {
+            e.message += &format!("\n{} resources could not be deleted", report.left.len());
+            return e.with_hint(format!("herdsman down {name}      tries again"));
+        }
+        Err(cause) if cause.code == Code::NotFound => e.message += "\nnothing had been created",
+        Err(cause) => {
+            e.message += &format!("\nwhat had been created could not be deleted: {}", cause.message);
+            return e.with_hint(format!("herdsman down {name}      tries again"));
+        }
+    }
+    e
+}
+
+fn wanted(session: &Session, settings: &Settings) -> Result<Wanted, Error> {
+    let workers = settings.workers.min();
+    Ok(Wanted {
+        name: settings.name.clone(),
+        workers,
+        wait_for: match settings.wait {
+            Wait::None => None,
+            other => Some(other.workers(workers)),
+        },
+        spec: ClusterSpec {
+            dask: dask(settings)?,
+            limits: EndSpec {
+                idle_seconds: settings.idle.map(|d| d.as_secs()),
+                no_client_seconds: settings.no_client.map(|d| d.as_secs()),
+                lifetime_seconds: settings.lifetime.map(|d| d.as_secs()),
+            },
+            environment: environment(session, settings)?,
+            lives: lives(session)?,
+        },
+        blobs: Vec::new(),
+        start_timeout: settings.start_timeout,
+        keep_failed: settings.keep_failed,
+        tags: settings.tags.clone().into_iter().collect(),
+    })
+}
+
+/// Lives of certificates are no setting: only tests shorten them.
+fn lives(session: &Session) -> Result<herdsman_wire::spec::Lives, Error> {
+    session.env.get("HERDSMAN_TEST_LIVES").map_or_else(
+        || Ok(herdsman_wire::spec::Lives::default()),
+        |text| {
+            serde_json::from_str(text).map_err(|e| Error::new(Code::Usage, format!("HERDSMAN_TEST_LIVES: {e}")))
+        },
+    )
+}
+
+fn dask(settings: &Settings) -> Result<DaskSpec, Error> {
+    let memory = settings
+        .memory
+        .map(|bytes| (bytes / u64::from(settings.workers_per_node)).to_string());
+    Ok(DaskSpec {
+        security: security(settings)?,
+        workers_per_node: settings.workers_per_node,
+        threads: settings.threads.or_else(|| local_share(settings)),
+        memory_limit: memory,
+        resources: settings.resources.iter().map(|(k, v)| (k.clone(), f64Eq(*v))).collect(),
+        worker_class: settings.worker_class.clone(),
+        scheduler_args: settings.scheduler_options.clone(),
+        worker_args: settings.worker_options.clone(),
+        variables: settings.variables.clone(),
+        ..DaskSpec::default()
+    })
+}
+
+/// Nodes of this machine share its processors, as those of a cloud do not.
+fn local_share(settings: &Settings) -> Option<u16> {
+    if settings.provider != ProviderName::Local {
+        return None;
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let processes = settings.workers.min().max(1) * u32::from(settings.workers_per_node);
+    let share = cpus / usize::try_from(processes).unwrap_or(usize::MAX);
+    Some(u16::try_from(share.max(1)).unwrap_or(u16::MAX))
+}
+
+fn security(settings: &Settings) -> Result<DaskSecurity, Error> {
+    if settings.insecure {
+        return Ok(DaskSecurity::None);
+    }
+    let Some(own) = &settings.own else {
+        return Ok(DaskSecurity::Cluster);
+    };
+    Ok(DaskSecurity::Own {
+        ca: read(&own.ca)?,
+        scheduler: certificate(&own.scheduler)?,
+        worker: certificate(&own.worker)?,
+    })
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path)
+        .map_err(|e| Error::new(Code::Usage, format!("certificate file {}: {e}", path.display())))
+}
+
+/// Files travel, not their paths; and what Dask would refuse is refused here.
+fn certificate((chain, key): &(std::path::PathBuf, std::path::PathBuf)) -> Result<OwnCertificate, Error> {
+    let text = Secret::new(read(chain)?);
+    let key_text = Secret::new(read(key)?);
+    let at = text.reveal().find("-----BEGIN CERTIFICATE");
+    let bad = |path: &Path, what: &str| Error::new(Code::Usage, format!("certificate file {}: {what}", path.display()));
+    let from = at.ok_or_else(|| bad(chain, "holds no certificate in PEM"))?;
+    let end = text.reveal().rfind("-----END CERTIFICATE-----").unwrap_or(from);
+    let certificate = text.reveal()[from..].get(..end + 25 - from).unwrap_or_default();
+    let begin = key_text.reveal().find("-----BEGIN ").filter(|_| key_text.reveal().contains("PRIVATE KEY"));
+    let key_at = begin.ok_or_else(|| bad(key, "holds no private key in PEM"))?;
+    let key_pem = key_text.reveal()[key_at..]
+        .split_inclusive("-----END CERTIFICATE-----")
+        .next_back()
+        .unwrap_or_default();
+    Ok(OwnCertificate {
+        certificate: format!("{}\n", certificate.trim_end()),
+        key: Secret::new(key_pem.trim_start()),
+    })
+}
+
+fn environment(session: &Session, settings: &Settings) -> Result<EnvironmentSpec, Error> {
+    let named = settings.python.as_ref().map(|p| p.to_string_lossy().into_owned());
+    match (&settings.env, settings.provider) {
+        // On this machine the environment is there already: it is used in place.
+        (EnvSource::Auto | EnvSource::Image | EnvSource::None, ProviderName::Local) => {
+            let variables = environment::interpreter::variables();
+            let cwd = session.cwd()?;
+            let python = environment::find_interpreter(&cwd, &variables, named.as_deref())
+                .map_err(herdsman_wire::ApiError::from)?;
+            let versions = if settings.env == EnvSource::None {
+                herdsman_wire::report::Versions::default()
+            } else {
+                environment::installed_versions(&python).map_err(herdsman_wire::ApiError::from)?
+            };
+            for note in &python.notes {
+                session.printer.note(note);
+            }
+            session.printer.note(&format!(
+                "python {} at {} ({})",
+                python.version,
+                python.executable.display(),
+                python.reason
+            ));
+            let mut path = vec![cwd];
+            path.extend(settings.include.iter().filter_map(|p| p.parent().map(Path::to_owned)));
+            path.dedup();
+            Ok(EnvironmentSpec::Image {
+                python: python.executable,
+                path,
+                versions,
+            })
+        }
+        (source, _) => Err(Error::new(
+            Code::Usage,
+            format!("environment `{source}` is not possible with provider `{}` yet", settings.provider),
+        )),
+    }
+}
+
+async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Settings) -> Result<u8, Error> {
+    let ctx = session.context(settings)?;
+    let machines = ctx.provider.list(Some(&settings.name)).await?;
+    let have = machines.iter().filter(|m| m.role == herdsman_wire::Role::Worker).count();
+    let exists = !machines.is_empty();
+    let same = exists && have == settings.workers.min() as usize;
+    let printer = &session.printer;
+    if printer.output() == Output::Json {
+        printer.json(&json!({
+            "name": settings.name,
+            "exists": exists,
+            "workers": {"have": have, "want": settings.workers.min()},
+            "changes": !same,
+            "settings": entries.document(),
+        }))?;
+    } else {
+        let mut text = format!("{} on {}\n", settings.name, settings.provider);
+        text += &format!("  scheduler  {}\n", if exists { "exists" } else { "1 to make" });
+        text += &format!("  workers    {have} of {}\n", settings.workers);
+        text += &format!("  python     {}\n", settings.env);
+        text += &format!("  stops      {}\n", stops(settings));
+        printer.data(&text)?;
+    }
+    Ok(if same { Exit::Done } else { Exit::Changes } as u8)
+}
+
+fn stops(settings: &Settings) -> String {
+    let mut when = Vec::new();
+    if let Some(idle) = settings.idle {
+        when.push(format!("{} after the last task", seconds(idle)));
+    }
+    if let Some(d) = settings.no_client {
+        when.push(format!("{} after the last client", seconds(d)));
+    }
+    if let Some(d) = settings.lifetime {
+        when.push(format!("{} after the start at the latest", seconds(d)));
+    }
+    if when.is_empty() {
+        "never by itself".to_owned()
+    } else {
+        when.join(", ")
+    }
+}
+
+fn show(
+    session: &Session,
+    ctx: &Context,
+    settings: &Settings,
+    outcome: &Outcome,
+    took: std::time::Duration,
+) -> Result<(), Error> {
+    let printer = &session.printer;
+    let record = &outcome.record;
+    let name = &record.cluster.name;
+    let ready = outcome.status.as_ref().map(cluster::ready_workers);
+    if let Some(own) = &settings.own {
+        remember_own(ctx, record, own)?;
+    }
+    match printer.output() {
+        Output::Name => printer.data(&format!("{name}\n")),
+        Output::Json => {
+            let mut document = json!({
+                "name": name,
+                "id": record.cluster.id,
+                "provider": record.provider,
+                "state": "up",
+                "existed": outcome.existed,
+                "scheduler": scheduler_url(record),
+                "dashboard": "tunnel",
+                "workers": {"want": settings.workers.min(), "ready": ready},
+                "ca_fingerprint": format!("sha256:{}", record.fingerprint),
+                "seconds": (took.as_secs_f64() * 1000.0).round() / 1000.0,
+            });
+            if let Some(end) = outcome.status.as_ref().and_then(|s| s.ending.lifetime_ends) {
+                document["stops_at"] = json!(iso(end));
+            }
+            printer.json(&document)
+        }
+        Output::Table => {
+            let what = match ready {
+                Some(n) => format!("{n} workers ready"),
+                None => "on its way".to_owned(),
+            };
+            printer.note(&format!("{name} is up: {what}, {}", seconds(took)));
+            printer.note(&format!("  stops    {}", stops(settings)));
+            printer.note(&format!("  python   eval \"$(herdsman env {name})\"; then Client() in Python"));
+            printer.note(&format!("  watch    herdsman dash {name}"));
+            printer.note(&format!("  stop     herdsman down {name}"));
+            Ok(())
+        }
+    }
+}
+
+pub(super) fn scheduler_url(record: &crate::state::Record) -> Option<String> {
+    let protocol = if record.insecure { "tcp" } else { "tls" };
+    record.scheduler.map(|a| format!("{protocol}://{a}"))
+}
+
+/// Clients of a cluster with the user's certificates use the user's own.
+fn remember_own(ctx: &Context, record: &crate::state::Record, own: &OwnCertificates) -> Result<(), Error> {
+    let files = crate::state::ClientFiles {
+        ca: own.ca.clone(),
+        certificate: own.client.0.clone(),
+        key: own.client.1.clone(),
+    };
+    Ok(ctx.store.save_own(&record.cluster.name, &files)?)
+}
