@@ -3,7 +3,9 @@
 //! Whatever carries it needs no trust: the hub is verified by the cluster's own
 //! root and name.
 
+pub mod dash;
 mod dial;
+pub mod forward;
 pub mod frame;
 
 use std::path::Path;

@@ -25,6 +25,14 @@ echo "agent as $mode"
 case "$mode" in
     good*) exec sleep 300 ;;
     refuse*) echo "bad configuration"; exit 3 ;;
+    done*)
+        setsid sleep 300 &
+        exit 0 ;;
+    crash*)
+        echo >> "$3.starts"
+        [ $(wc -l < "$3.starts") -gt 1 ] && exec sleep 300
+        setsid sleep 300 &
+        exit 1 ;;
     stubborn*)
         trap '' TERM
         setsid sh -c 'trap "" TERM; while :; do sleep 0.2; done' &
@@ -249,11 +257,12 @@ fn namespaces(id: &str) -> Vec<String> {
     )
 }
 
-/// The keeper's number, from its state.
+fn keeper_state(folder: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(folder.join("keeper-state.json")).unwrap()).unwrap()
+}
+
 fn keeper_pid(folder: &Path) -> i32 {
-    let state: serde_json::Value =
-        serde_json::from_slice(&fs::read(folder.join("keeper-state.json")).unwrap()).unwrap();
-    i32::try_from(state["pid"].as_i64().unwrap()).unwrap()
+    i32::try_from(keeper_state(folder)["pid"].as_i64().unwrap()).unwrap()
 }
 
 fn kill(pid: i32) {

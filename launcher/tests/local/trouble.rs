@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use herdsman::provider::local::Network;
 use herdsman_wire::Code;
 
-use super::{Fixture, keeper_pid, kill, marked, namespaces, networks, processes, until};
+use super::{Fixture, keeper_pid, keeper_state, kill, marked, namespaces, networks, processes, until};
 
 #[tokio::test]
 async fn what_does_not_end_is_killed() {
@@ -182,6 +182,49 @@ async fn a_failed_create_leaves_nothing() {
         assert_eq!(e.code, Code::NotFound);
         f.down().await;
     }
+}
+
+/// What a crashed agent leaves runs on, below the keeper, for the next agent.
+#[tokio::test]
+async fn a_crashed_agent_is_started_again() {
+    let f = Fixture::new(Network::Loopback);
+    f.up(&[("demo-s", "crash")]).await.remove(0).unwrap();
+    let folder = f.folder("demo-s");
+    until("it is started again", || {
+        let state = keeper_state(&folder);
+        state["restarts"] == 1 && state["state"] == "running"
+    })
+    .await;
+    let state = keeper_state(&folder);
+    let (keeper, agent) = (
+        keeper_pid(&folder),
+        i32::try_from(state["agent"].as_i64().unwrap()).unwrap(),
+    );
+    let orphan = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        pid != keeper && pid != agent && stat.contains(&format!(") S {keeper} "))
+    };
+    assert_eq!(
+        marked(f.cluster.id.as_str()).into_iter().filter(|p| orphan(*p)).count(),
+        1
+    );
+    f.down().await;
+}
+
+/// An agent that has ended in order is not started again, and nothing outlives
+/// the node.
+#[tokio::test]
+async fn a_node_ends_by_itself() {
+    let f = Fixture::new(Network::Loopback);
+    f.up(&[("demo-s", "done")]).await.remove(0).unwrap();
+    until("all are there", || marked(f.cluster.id.as_str()).len() == 2).await;
+    // The keeper gives what is left ten seconds.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    until("nothing runs", || marked(f.cluster.id.as_str()).is_empty()).await;
+    assert_eq!(keeper_state(&f.folder("demo-s"))["state"], "ended");
+    let listed = f.list().await;
+    assert!(listed.len() == 1 && !listed[0].running);
+    f.down().await;
 }
 
 #[tokio::test]

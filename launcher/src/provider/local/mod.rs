@@ -17,6 +17,8 @@
 //!   where its keeper or the launcher was killed half-way. Processes are known
 //!   by the marker above, by their namespace, or by descent, never by a number
 //!   alone.
+//! - Commands at the same time are kept apart by locks on these folders; the
+//!   addresses of two clusters never meet.
 //! - User-data is opaque: it goes to `join.json` as it is.
 //!
 //! Linux only; elsewhere every call says so.
@@ -80,13 +82,17 @@ impl Local {
     }
 
     /// Starts nodes that [`Self::place`] has placed; answers when their keepers
-    /// listen. What fails leaves nothing behind.
+    /// listen. What fails leaves nothing behind. A node that runs and was made
+    /// with the same user-data is answered as it is, with other user-data it is
+    /// `E-CONFLICT`; what is left of one that died is removed first.
     pub async fn create(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Vec<Result<Machine, ProviderError>> {
         self.system.create(cluster, machines).await
     }
 
-    /// All nodes of this machine, or of one cluster. Folders that are not ours
-    /// or are damaged are skipped with a warning.
+    /// All nodes of this machine, or of one cluster. Nodes whose folders are
+    /// damaged or gone are among them as strays, with the tag `herdsman-stray`
+    /// saying why, so that they can be deleted; where nothing tells the name of
+    /// their cluster it is `stray-<cluster id>`.
     ///
     /// # Errors
     /// `E-DISK` when the base folder cannot be read.

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use herdsman_wire::{Code, NodeName};
+use herdsman_wire::{ClusterId, Code, NodeName};
 use rustix::process::Signal;
 
 use super::super::super::{ClusterRef, Deleted, Machine, ProviderError};
@@ -39,19 +39,22 @@ impl Local {
         }
         let me = self.clone();
         blocking(move || {
-            let mut result = Deleted::default();
-            for (id, nodes) in clusters {
-                let one = match lock::take_existing(&me.layout.cluster(&id)) {
-                    Ok(_lock) => me.delete_locked(&nodes),
-                    Err(e) => Deleted {
-                        left: nodes.iter().map(|(_, n)| (n.to_string(), e.message.clone())).collect(),
-                        ..Deleted::default()
-                    },
-                };
-                result.deleted.extend(one.deleted);
-                result.left.extend(one.left);
-            }
-            result
+            // Each waits for its own nodes to end, so none for another.
+            let ended: Vec<Deleted> = std::thread::scope(|scope| {
+                let running: Vec<_> = clusters
+                    .iter()
+                    .map(|(id, nodes)| (nodes, scope.spawn(|| me.delete_of(id, nodes))))
+                    .collect();
+                running
+                    .into_iter()
+                    .map(|(nodes, thread)| thread.join().unwrap_or_else(|_| left(nodes, "a helper thread died")))
+                    .collect()
+            });
+            ended.into_iter().fold(Deleted::default(), |mut all, one| {
+                all.deleted.extend(one.deleted);
+                all.left.extend(one.left);
+                all
+            })
         })
         .await
     }
@@ -63,6 +66,13 @@ impl Local {
             Ok(me.delete_rest_now(&cluster))
         })
         .await?
+    }
+
+    fn delete_of(&self, id: &ClusterId, nodes: &[(ClusterRef, NodeName)]) -> Deleted {
+        match lock::take_existing(&self.layout.cluster(id)) {
+            Ok(_lock) => self.delete_locked(nodes),
+            Err(e) => left(nodes, &e.message),
+        }
     }
 
     /// Ends nodes and removes what is theirs. The caller holds the lock of their
@@ -233,6 +243,14 @@ impl Local {
             let _ = fs::remove_dir(dir);
         }
         result
+    }
+}
+
+/// Nothing of this was done.
+fn left(nodes: &[(ClusterRef, NodeName)], why: &str) -> Deleted {
+    Deleted {
+        left: nodes.iter().map(|(_, n)| (n.to_string(), why.to_owned())).collect(),
+        ..Deleted::default()
     }
 }
 
