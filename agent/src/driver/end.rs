@@ -81,6 +81,10 @@ impl Driver {
     fn leave(&mut self) {
         tracing::info!("told to end; leaving in order");
         let patience = match &mut self.side {
+            Side::Worker(_) if self.identity.is_none() => {
+                self.end.stage = Stage::Gone(0);
+                return;
+            }
             Side::Worker(worker) => {
                 if worker.up(Up::Leaving) {
                     EMPTYING

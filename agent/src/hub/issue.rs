@@ -110,7 +110,8 @@ impl Issuers {
             let bad = |what: String| ApiError::new(Code::Malformed, format!("{}: {what}", path.display()));
             let bytes = files::read_limited(&path, 64 * 1024)?.ok_or_else(|| bad("is missing".into()))?;
             let text = Secret::new(String::from_utf8(bytes).map_err(|_| bad("is no text".into()))?);
-            let key = KeyPair::from_pem(text.reveal()).map_err(|e| bad(e.to_string()))?;
+            let at = text.reveal().find("-----BEGIN PRIVATE KEY").unwrap_or_default();
+            let key = KeyPair::from_pem(&text.reveal()[at..]).map_err(|e| bad(e.to_string()))?;
             let der = CertificateDer::from_pem_slice(text.reveal().as_bytes()).map_err(|e| bad(e.to_string()))?;
             let end = expiry(&der).ok_or_else(|| bad("its certificate does not parse".into()))?;
             until = until.min(end);

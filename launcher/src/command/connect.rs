@@ -10,7 +10,7 @@ use crate::ui::{Error, Exit};
 
 pub(super) async fn run(session: &Session, args: &ConnectArgs) -> Result<(), Error> {
     let (_, access) = session.open(args.name.as_ref()).await?;
-    let listener = super::dash::listen(args.port).await?;
+    let listener = forward::listen(args.port).await?;
     let address = listener
         .local_addr()
         .map_err(|e| Error::new(Code::Port, e.to_string()))?;

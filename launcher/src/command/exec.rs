@@ -5,7 +5,6 @@ use base64::engine::general_purpose::STANDARD;
 use herdsman_wire::report::ClusterStatus;
 use herdsman_wire::session::{ExecFrame, StreamRequest};
 use herdsman_wire::{ApiError, Code, NodeName, Role};
-use std::io::Write as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 

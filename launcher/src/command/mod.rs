@@ -84,7 +84,7 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
         Verb::Pkg(verb) => done(pkg::run(&session, &verb).await),
         Verb::Config(verb) => done(config::run(&session, &verb)),
         Verb::Completion(args) => done(completion::run(&session, &args)),
-        Verb::Version => done(version::run(&session)),
+        Verb::Version => done(version::run(&session).await),
     }
 }
 

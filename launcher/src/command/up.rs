@@ -167,16 +167,19 @@ fn certificate((chain, key): &(std::path::PathBuf, std::path::PathBuf)) -> Resul
     let from = at.ok_or_else(|| bad(chain, "holds no certificate in PEM"))?;
     let end = text.reveal().rfind("-----END CERTIFICATE-----").unwrap_or(from);
     let certificate = text.reveal()[from..].get(..end + 25 - from).unwrap_or_default();
-    let begin = key_text.reveal().find("-----BEGIN ").filter(|_| key_text.reveal().contains("PRIVATE KEY"));
-    let key_at = begin.ok_or_else(|| bad(key, "holds no private key in PEM"))?;
-    let key_pem = key_text.reveal()[key_at..]
-        .split_inclusive("-----END CERTIFICATE-----")
-        .next_back()
-        .unwrap_or_default();
+    let key_pem = private_key(key_text.reveal()).ok_or_else(|| bad(key, "holds no private key in PEM"))?;
     Ok(OwnCertificate {
         certificate: format!("{}\n", certificate.trim_end()),
-        key: Secret::new(key_pem.trim_start()),
+        key: Secret::new(format!("{key_pem}\n")),
     })
+}
+
+/// The first private key of a PEM text that may hold certificates too.
+fn private_key(text: &str) -> Option<&str> {
+    let label = text.find("PRIVATE KEY-----")?;
+    let from = text[..label].rfind("-----BEGIN ")?;
+    let end = text[label + 16..].find("PRIVATE KEY-----")? + label + 32;
+    text.get(from..end)
 }
 
 fn environment(session: &Session, settings: &Settings) -> Result<EnvironmentSpec, Error> {
