@@ -7,11 +7,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use herdsman_wire::{ApiError, Code};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+use super::{Link, Stream};
 
 /// Connections at once; more wait in the kernel's backlog.
 const CONNECTIONS: usize = 256;
@@ -33,6 +36,18 @@ pub async fn listen(port: u16) -> Result<TcpListener, ApiError> {
         ApiError::new(Code::Port, format!("cannot listen on {at}: {e}"))
             .with_hint("--port 0 takes any port that is free")
     })
+}
+
+/// Opens tunnels of a link: `scheduler` for [`serve`], `dashboard` for
+/// [`super::dash::serve`].
+pub fn through(
+    link: Arc<Link>,
+    target: &'static str,
+) -> impl Fn() -> BoxFuture<'static, Result<Stream, ApiError>> + Send + Sync + 'static {
+    move || {
+        let link = Arc::clone(&link);
+        Box::pin(async move { link.tunnel(target).await })
+    }
 }
 
 /// Forwards every connection of `listener` through a tunnel of its own, until it

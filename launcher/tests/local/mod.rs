@@ -129,6 +129,17 @@ impl Fixture {
         up(&self.provider(), &self.cluster, 0, nodes).await
     }
 
+    /// Waits until these nodes' agents have read what they shall be.
+    async fn agents_run(&self, nodes: &[&str]) {
+        until("agents run", || {
+            nodes.iter().all(|n| {
+                let console = fs::read_to_string(self.folder(n).join("boot.log"));
+                console.is_ok_and(|c| c.contains("agent as "))
+            })
+        })
+        .await;
+    }
+
     async fn list(&self) -> Vec<Machine> {
         self.provider().list(Some(&self.cluster.name)).await.unwrap()
     }

@@ -31,6 +31,7 @@ async fn killed_keepers_leave_nothing() {
         for made in f.up(&[("demo-s", "good"), ("demo-w0", "stubborn")]).await {
             made.unwrap();
         }
+        f.agents_run(&["demo-s", "demo-w0"]).await;
         until("all are there", || marked(f.cluster.id.as_str()).len() >= 6).await;
         for node in ["demo-s", "demo-w0"] {
             kill(keeper_pid(&f.folder(node)));
@@ -84,7 +85,14 @@ async fn a_namespace_tells_of_what_hides() {
             .filter(|pid| inode(&format!("/proc/{pid}/ns/net")) == ours)
             .collect()
     };
-    until("all are there", || inside().len() == 3).await;
+    // In the middle of an exec a process shows neither arguments nor environment.
+    until("one hides", || {
+        inside().into_iter().any(|pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c == b"sleep\x00300\x00")
+                && !marked(f.cluster.id.as_str()).contains(&pid)
+        })
+    })
+    .await;
     for pid in marked(f.cluster.id.as_str()) {
         kill(pid);
     }
@@ -104,6 +112,7 @@ async fn damaged_nodes_are_listed_and_deleted() {
         {
             made.unwrap();
         }
+        f.agents_run(&["demo-s", "demo-w0", "demo-w1"]).await;
         fs::write(f.folder("demo-w0").join("tags.json"), "{\"version\":1,\"clus").unwrap();
         fs::remove_file(f.folder("demo-w1").join("tags.json")).unwrap();
         // Of a node that never came to be.
@@ -127,6 +136,7 @@ async fn nodes_are_found_without_their_folders() {
         for made in f.up(&[("demo-s", "good"), ("demo-w0", "stubborn")]).await {
             made.unwrap();
         }
+        f.agents_run(&["demo-s", "demo-w0"]).await;
         until("all are there", || marked(f.cluster.id.as_str()).len() >= 6).await;
         fs::remove_dir_all(f.base()).unwrap();
         let listed = f.list().await;
@@ -150,6 +160,7 @@ async fn an_interrupted_delete_is_finished() {
         for made in f.up(&[("demo-s", "good"), ("demo-w0", "good")]).await {
             made.unwrap();
         }
+        f.agents_run(&["demo-s", "demo-w0"]).await;
         // As far as it got: processes and namespace gone, files half.
         kill(keeper_pid(&f.folder("demo-w0")));
         if network == Network::Namespace {

@@ -333,3 +333,36 @@ fn headers_named_by_connection_go_as_well() {
     check::strip_request(&mut headers);
     assert_eq!(headers.keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["x-end"]);
 }
+
+#[test]
+fn the_usual_port_may_be_left_out() {
+    let token = Token::random().unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, HeaderValue::from_static("localhost"));
+    headers.insert("origin", HeaderValue::from_static("http://localhost"));
+    let cookie = token.cookie(80);
+    headers.insert(
+        "cookie",
+        HeaderValue::from_str(cookie.split(';').next().unwrap()).unwrap(),
+    );
+    let judge = |port| {
+        check::judge(
+            &hyper::Method::GET,
+            &Uri::from_static("/status"),
+            &headers,
+            port,
+            &token,
+        )
+    };
+    assert_eq!(judge(80), Verdict::Forward);
+    assert!(matches!(judge(8080), Verdict::Refuse(StatusCode::FORBIDDEN, _)));
+}
+
+/// Compiles only while the real tunnels fit.
+#[test]
+fn a_links_tunnels_fit() {
+    fn fits(listener: TcpListener, link: Arc<super::super::Link>, token: Token) -> impl Future + Send {
+        serve(listener, forward::through(link, "dashboard"), token)
+    }
+    let _ = fits;
+}
