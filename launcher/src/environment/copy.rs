@@ -518,3 +518,6 @@ fn made_elsewhere(dist: &Dist) -> bool {
             .any(|l| l.starts_with("Tag:") && (l.contains("macosx") || l.contains("-win")))
     })
 }
+
+#[cfg(test)]
+mod tests;
