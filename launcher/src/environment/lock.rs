@@ -76,6 +76,10 @@ impl Locker<'_> {
                 continue;
             }
             let ended = self.compile(&requirements(part)).await?;
+            if denied(&ended.stderr) {
+                // uv calls a package unknown when the index did not let us ask.
+                return Err(trouble(&ended.stderr));
+            }
             match (ended.code, part) {
                 (Some(0), _) => good.push(ended.stdout),
                 (Some(UNSOLVABLE), [(name, version)]) => misfits.push(Misfit {
@@ -169,12 +173,18 @@ pub(super) fn merge(into: &mut Locked, more: &Locked) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether an index wants to know who asks.
+fn denied(said: &str) -> bool {
+    ["401 Unauthorized", "403 Forbidden"]
+        .iter()
+        .any(|text| said.contains(text))
+}
+
 fn trouble(said: &str) -> Error {
-    let access = ["401", "403"].iter().any(|code| said.contains(code));
     failed(
         "locking the packages",
         said,
-        [if access {
+        [if denied(said) {
             "the index wants a user and a password: netrc, or UV_INDEX_<NAME>_USERNAME and _PASSWORD".to_owned()
         } else {
             "check that the package index can be reached from here, and `env.indexes`".to_owned()

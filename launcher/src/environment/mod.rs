@@ -21,6 +21,7 @@ mod lock;
 mod metadata;
 pub mod modules;
 mod netrc;
+mod plan;
 mod repack;
 pub mod scan;
 mod shim;

@@ -5,6 +5,7 @@ use super::super::interpreter::find_interpreter;
 use super::super::testing::index::{Index, index, real_venv, uv, wheel};
 use super::super::testing::{dist, folder, write};
 use super::*;
+use herdsman_wire::environment::id;
 
 const PURE: &str = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
 const MAC: &str = "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: cp311-cp311-macosx_11_0_arm64\n";
@@ -81,7 +82,7 @@ impl Laptop {
     }
 
     /// Installs a copy the way a node does, and runs code in it.
-    fn run(&self, copy: &Copy, code: &str) -> String {
+    async fn run(&self, copy: &Copy, code: &str) -> String {
         let node = self.at("node");
         std::fs::create_dir_all(&node).unwrap();
         real_venv(&self.uv, &node.join("venv"));
@@ -101,7 +102,7 @@ impl Laptop {
             ));
         }
         let file = write(node.join("requirements.txt"), &requirements);
-        let out = Command::new(&self.uv)
+        let out = tokio::process::Command::new(&self.uv)
             .args([
                 "pip",
                 "install",
@@ -118,6 +119,7 @@ impl Laptop {
             .arg(&file)
             .env_remove("UV_FIND_LINKS")
             .output()
+            .await
             .unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let out = Command::new(node.join("venv/bin/python"))
@@ -229,7 +231,7 @@ async fn every_kind_of_package_gets_there_or_says_why_not() {
     assert!(!text.contains(&*laptop.dir.path().to_string_lossy()));
 
     let code = "import from_git, helpers, typer, patchy, only_here; print(from_git.x, helpers.y, typer.__version__, patchy.__version__)";
-    assert_eq!(laptop.run(&copy, code), "git loose mine 1.2.7");
+    assert_eq!(laptop.run(&copy, code).await, "git loose mine 1.2.7");
 }
 
 #[tokio::test]
@@ -368,7 +370,7 @@ async fn editable_code_is_built_once_for_each_content() {
     );
     assert_eq!(laptop.prepare().await.unwrap().id, first.id);
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "x");
-    assert_eq!(laptop.run(&first, "import mine; print(mine.z)"), "1");
+    assert_eq!(laptop.run(&first, "import mine; print(mine.z)").await, "1");
 
     write(laptop.at("mine/src/mine.py"), "z = 2\n");
     assert_ne!(laptop.prepare().await.unwrap().id, first.id);
