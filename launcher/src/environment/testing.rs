@@ -58,3 +58,5 @@ pub(crate) fn dist(packages: &Path, name: &str, version: &str, files: &[(&str, &
         write(folder.join(file), text);
     }
 }
+
+pub(crate) mod index;

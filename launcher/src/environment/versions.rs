@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+pub use herdsman_wire::environment::normalize;
 use herdsman_wire::report::Versions;
 
 use super::error::Error;
@@ -22,23 +23,6 @@ pub const KEYS: &[&str] = &[
     "toolz",
     "tornado",
 ];
-
-/// A distribution's name in its normal form: lower case, runs of `-`, `_` and
-/// `.` as one `-`.
-#[must_use]
-pub fn normalize(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for c in name.chars() {
-        if matches!(c, '-' | '_' | '.') {
-            if !out.ends_with('-') {
-                out.push('-');
-            }
-        } else {
-            out.push(c.to_ascii_lowercase());
-        }
-    }
-    out
-}
 
 /// Name (normal form) and version from the name of a metadata folder or file.
 pub(super) fn parse_metadata_name(name: &str) -> Option<(String, String)> {
