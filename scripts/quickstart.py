@@ -19,7 +19,7 @@ def main():
         with Client() as client:
             workers = client.scheduler_info()["workers"]
             print(f"{len(workers)} workers at {client.scheduler.address}")
-            flights = dd.read_csv(folder / "flights.csv", blocksize="4MB")
+            flights = dd.read_csv(folder / "flights.csv", blocksize="4MB", assume_missing=True)
             delays = flights.groupby("carrier").dep_delay.agg(["count", "mean"])
             table = delays.compute().sort_values("mean", ascending=False)
     names = nycflights13_data.airlines()

@@ -8,12 +8,22 @@ use herdsman_wire::{ApiError, Code, Secret};
 use serde::{Deserialize, Serialize};
 
 /// Environment variable that marks every process of a supervised tree, so that
-/// those which left the session are found again.
-pub const MARKER: &str = "HERDSMAN_NODE";
+/// those which left the session are found again. Not the one that marks the
+/// whole node: the agent and its keeper carry that too.
+pub const MARKER: &str = "HERDSMAN_DASK";
 
 /// Variables that a child gets from the agent's own environment where the
 /// specification does not set them.
-pub const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
+pub const INHERITED: [&str; 7] = [
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    // By these a provider without machines finds what belongs to a node.
+    "HERDSMAN_NODE",
+    "HERDSMAN_NODE_DIR",
+    "HERDSMAN_NODE_OF",
+];
 
 /// How long a process may take for an orderly end unless told otherwise: Dask's
 /// nannies give their workers ten seconds.
@@ -216,13 +226,26 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_the_given_one_and_four_more() {
+    fn the_environment_is_the_given_one_and_a_few_more() {
         let own = |name: &str| Some(format!("agent's {name}"));
         let mut s = spec();
         s.env.insert("HOME".into(), Secret::new("/h"));
         let env = s.environment(own);
         let names: Vec<_> = env.keys().map(String::as_str).collect();
-        assert_eq!(names, ["A", "HERDSMAN_NODE", "HOME", "LANG", "PATH", "TMPDIR"]);
+        assert_eq!(
+            names,
+            [
+                "A",
+                "HERDSMAN_DASK",
+                "HERDSMAN_NODE",
+                "HERDSMAN_NODE_DIR",
+                "HERDSMAN_NODE_OF",
+                "HOME",
+                "LANG",
+                "PATH",
+                "TMPDIR"
+            ]
+        );
         assert_eq!(env["HOME"].reveal(), "/h");
         assert_eq!(env["LANG"].reveal(), "agent's LANG");
     }

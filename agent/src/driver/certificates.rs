@@ -183,8 +183,14 @@ mod tests {
     #[test]
     fn failed_renewals_are_tried_again_well_before_the_end() {
         let now = Timestamp(1_000_000);
-        assert_eq!(retry(now, now.plus(Duration::from_secs(800))), now.plus(Duration::from_secs(100)));
+        assert_eq!(
+            retry(now, now.plus(Duration::from_secs(800))),
+            now.plus(Duration::from_secs(100))
+        );
         assert_eq!(retry(now, now.plus(Duration::from_secs(1))), now.plus(RETRY_LEAST));
-        assert_eq!(retry(now, now.plus(Duration::from_secs(1_000_000))), now.plus(RETRY_MOST));
+        assert_eq!(
+            retry(now, now.plus(Duration::from_secs(1_000_000))),
+            now.plus(RETRY_MOST)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! What the hub says to a node, and what a node does about it.
 
-use herdsman_wire::session::{Command, Down, StreamRequest, Up};
 use herdsman_wire::report::PhaseName;
+use herdsman_wire::session::{Command, Down, StreamRequest, Up};
 use herdsman_wire::{ApiError, Timestamp};
 use tokio::io::AsyncWriteExt;
 
@@ -72,7 +72,8 @@ impl Driver {
             return;
         }
         let now = Timestamp::now();
-        self.phases.start(PhaseName::Dask, now, Some(super::dask_side::DASK_WITHIN));
+        self.phases
+            .start(PhaseName::Dask, now, Some(super::dask_side::DASK_WITHIN));
         self.phases.detail(PhaseName::Dask, "its worker left the scheduler");
     }
 

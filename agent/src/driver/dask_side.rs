@@ -199,9 +199,12 @@ impl Driver {
             runtime.block_on(install(&request, source))
         });
         let work = async move {
-            thread
-                .await
-                .unwrap_or_else(|e| Err(ApiError::new(Code::Internal, format!("the installation broke off: {e}"))))
+            thread.await.unwrap_or_else(|e| {
+                Err(ApiError::new(
+                    Code::Internal,
+                    format!("the installation broke off: {e}"),
+                ))
+            })
         };
         spawn_into(self.inputs.clone(), work, Input::Environment);
     }
@@ -292,9 +295,16 @@ impl Driver {
                     Role::Worker => "dask worker",
                 };
                 let text = self.tail_of_dask();
-                let again = if new.state == "failed" { "keeps dying" } else { "is started again" };
-                let e = ApiError::new(Code::Dask, format!("`{command}` {how} and {again}; its last lines:{text}"))
-                    .with_hint("herdsman logs NAME NODE       shows all of its output");
+                let again = if new.state == "failed" {
+                    "keeps dying"
+                } else {
+                    "is started again"
+                };
+                let e = ApiError::new(
+                    Code::Dask,
+                    format!("`{command}` {how} and {again}; its last lines:{text}"),
+                )
+                .with_hint("herdsman logs NAME NODE       shows all of its output");
                 if new.state == "failed" || old.state != "backoff" {
                     self.phases.start(PhaseName::Dask, now, Some(DASK_WITHIN));
                     self.phases.fail(PhaseName::Dask, now, e);
@@ -334,10 +344,22 @@ impl Driver {
             (GuardEvent::Connected { hello, .. }, hub) => self.on_hello(hello, hub.as_ref()),
             (GuardEvent::WorkerAdded(worker), Some(hub)) => hub.worker_added(worker),
             (GuardEvent::WorkerRemoved { name, .. }, Some(hub)) => hub.worker_removed(&name),
-            (GuardEvent::Report { report: Report::Scheduler(r), .. }, Some(hub)) => {
+            (
+                GuardEvent::Report {
+                    report: Report::Scheduler(r),
+                    ..
+                },
+                Some(hub),
+            ) => {
                 hub.scheduler_report(r.tasks, r.clients, r.idle_seconds, r.detail);
             }
-            (GuardEvent::Report { peer, report: Report::Worker(r) }, _) => {
+            (
+                GuardEvent::Report {
+                    peer,
+                    report: Report::Worker(r),
+                },
+                _,
+            ) => {
                 self.dask.executing.insert(peer, r.executing);
                 self.dask.sum_up();
             }
@@ -353,19 +375,29 @@ impl Driver {
     }
 
     fn on_hello(&mut self, hello: Hello, hub: Option<&Arc<Hub>>) {
-        tracing::debug!(kind = hello.kind.as_str(), name = hello.name, "Dask's guard is connected");
+        tracing::debug!(
+            kind = hello.kind.as_str(),
+            name = hello.name,
+            "Dask's guard is connected"
+        );
         let differences = self.differences(&hello.versions);
         self.dask.health.versions = Some(hello.versions);
         if !differences.is_empty() {
             let e = ApiError::new(
                 Code::Mismatch,
-                format!("this node's Python differs from the laptop's:\n{}", differences.join("\n")),
+                format!(
+                    "this node's Python differs from the laptop's:\n{}",
+                    differences.join("\n")
+                ),
             )
             .with_hint("use the same versions on both sides, or let the environment be copied: `--env auto`");
             super::tell(&e);
             self.phases.fail(PhaseName::Dask, Timestamp::now(), e);
             let (done, _) = tokio::sync::oneshot::channel();
-            self.dask.control(Control::Stop { grace: Duration::from_secs(2), done });
+            self.dask.control(Control::Stop {
+                grace: Duration::from_secs(2),
+                done,
+            });
             return;
         }
         match (hello.kind, hub) {
@@ -413,8 +445,11 @@ fn find_uv() -> Result<PathBuf, ApiError> {
         .map(|d| d.join("uv"))
         .find(|p| p.is_file())
         .ok_or_else(|| {
-            ApiError::new(Code::Environment, "`uv`, which installs the environment, is not on this machine")
-                .with_hint("bake it into the image at /opt/herdsman/bin/uv")
+            ApiError::new(
+                Code::Environment,
+                "`uv`, which installs the environment, is not on this machine",
+            )
+            .with_hint("bake it into the image at /opt/herdsman/bin/uv")
         })
 }
 

@@ -116,14 +116,16 @@ impl HubSide {
 }
 
 fn certified(chain: &str, key: &herdsman_wire::Secret) -> Result<CertifiedKey, ApiError> {
-    tls::certified_key(chain, key)
-        .map_err(|e| ApiError::new(Code::Certificate, format!("our own certificate: {e}")))
+    tls::certified_key(chain, key).map_err(|e| ApiError::new(Code::Certificate, format!("our own certificate: {e}")))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ApiError> {
     TcpListener::bind(address).await.map_err(|e| {
         let (code, hint) = if e.kind() == std::io::ErrorKind::AddrInUse {
-            (Code::Port, "see who has it with `ss -ltnp`, end that program, and start the agent again")
+            (
+                Code::Port,
+                "see who has it with `ss -ltnp`, end that program, and start the agent again",
+            )
         } else {
             (Code::Internal, "check the machine's addresses with `ip address`")
         };
@@ -187,7 +189,11 @@ impl Driver {
         }
     }
 
-    async fn install(&mut self, install: &herdsman_wire::api::Install, reached_at: std::net::IpAddr) -> Result<(), ApiError> {
+    async fn install(
+        &mut self,
+        install: &herdsman_wire::api::Install,
+        reached_at: std::net::IpAddr,
+    ) -> Result<(), ApiError> {
         let Side::Hub(side) = &mut self.side else {
             return Err(ApiError::new(Code::Conflict, "this agent is a worker"));
         };

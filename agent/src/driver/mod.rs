@@ -28,9 +28,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use herdsman_wire::join::JoinConfig;
+use herdsman_wire::report::LogSource;
 use herdsman_wire::report::{NodeReport, PhaseName, Versions};
 use herdsman_wire::spec::ClusterSpec;
-use herdsman_wire::report::LogSource;
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp};
 use tokio::sync::{mpsc, watch};
 
@@ -83,7 +83,9 @@ pub struct Driver {
 
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Driver").field("node", &self.join.node).finish_non_exhaustive()
+        f.debug_struct("Driver")
+            .field("node", &self.join.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -255,9 +257,7 @@ impl Driver {
 
     fn spec(&self) -> ClusterSpec {
         match (&self.side, &self.identity) {
-            (Side::Hub(hub), _) if hub.hub().is_some() => {
-                hub.hub().map(|h| h.spec()).unwrap_or_default()
-            }
+            (Side::Hub(hub), _) if hub.hub().is_some() => hub.hub().map(|h| h.spec()).unwrap_or_default(),
             (_, Some(identity)) => identity.issued.spec.clone(),
             _ => ClusterSpec::default(),
         }

@@ -126,7 +126,10 @@ fn acknowledged(fd: &OwnedFd) -> io::Result<i32> {
     let n = recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
     match messages(&buffer[..n]).first() {
         Some((ERROR, body)) => Ok(errno_of(body)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is unknown")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the kernel's answer is unknown",
+        )),
     }
 }
 

@@ -40,7 +40,9 @@ pub fn cut(addresses: &[IpAddr], ports: &Ports) {
     if addresses.is_empty() {
         return;
     }
-    match destroy::all(|s| addresses.contains(&s.remote.ip()) && (ports.holds(s.local.port()) || ports.holds(s.remote.port()))) {
+    match destroy::all(|s| {
+        addresses.contains(&s.remote.ip()) && (ports.holds(s.local.port()) || ports.holds(s.remote.port()))
+    }) {
         Ok(0) => {}
         Ok(n) => tracing::info!(?addresses, "cut {n} connections of nodes that are no members any more"),
         Err(e) => tracing::debug!(?addresses, "connections cannot be cut here: {e}"),

@@ -120,7 +120,8 @@ pub async fn renew_when_due(ctx: &Context, access: &mut Access) -> Result<(), Ap
     }
 }
 
-async fn renew(ctx: &Context, access: &mut Access) -> Result<(), ApiError> {
+/// Gets new certificates of the hub, whatever the age of the old ones.
+pub(super) async fn renew(ctx: &Context, access: &mut Access) -> Result<(), ApiError> {
     let (csr_operator, operator_key) = pki::new_request("operator")?;
     let (csr_client, client_key) = pki::new_request("client")?;
     let request = OperatorRequest {

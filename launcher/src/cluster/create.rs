@@ -7,11 +7,11 @@ use herdsman_wire::api::{CsrReply, Done, Expected, Install, OperatorSerials, Ver
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp, limits};
 use tokio::time::Instant;
 
-use super::access::{self, ONE_TRY};
+use super::access::{self, Access, ONE_TRY};
 use super::names::{scheduler_name, worker_name};
 use super::{Context, Observe, Step, Wanted};
 use crate::bootstrap::{self, Node};
-use crate::link::{Link, SOON};
+use crate::link::SOON;
 use crate::pki::{self, Roots};
 use crate::provider::{ClusterRef, Machine, MachineSpec, Placement, Tags};
 use crate::state::{Record, Stage, UserKeys};
@@ -197,12 +197,8 @@ impl Making {
         wanted: &Wanted,
         expected: Vec<Expected>,
         until: Instant,
-    ) -> Result<(Record, UserKeys, Link), ApiError> {
-        let Self {
-            mut record,
-            keys,
-            roots,
-        } = self;
+    ) -> Result<Access, ApiError> {
+        let Self { record, keys, roots } = self;
         let link = access::link(ctx, &record, &keys.operator)?;
         let requests: CsrReply = patiently(until, || link.get("/v1/csr", ONE_TRY)).await?;
         let now = Timestamp::now();
@@ -240,9 +236,13 @@ impl Making {
             )
             .await?;
         }
-        record.stage = Stage::Up;
-        ctx.store.save(&record)?;
-        Ok((record, keys, link))
+        // The roots signed our own certificates, and there is no list of revoked
+        // ones by the roots: Dask takes only what the hub signed.
+        let mut access = Access { record, keys, link };
+        access::renew(ctx, &mut access).await?;
+        access.record.stage = Stage::Up;
+        ctx.store.save(&access.record)?;
+        Ok(access)
     }
 }
 

@@ -108,7 +108,9 @@ async fn installed(ctx: &Context, record: &Record) -> Option<Access> {
     }
     record.stage = Stage::Up;
     ctx.store.save(&record).ok()?;
-    Some(Access { record, keys, link })
+    let mut access = Access { record, keys, link };
+    access::renew(ctx, &mut access).await.ok()?;
+    Some(access)
 }
 
 async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>) -> Result<Outcome, ApiError> {
@@ -122,7 +124,7 @@ async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>)
         .map(|(_, e)| e)
         .collect();
     let install = making.install(ctx, wanted, workers, until);
-    let (record, _keys, link) = match install.await {
+    let Access { record, link, .. } = match install.await {
         Ok(done) => done,
         Err(e) => return Err(with_console(ctx, &machines, e).await),
     };

@@ -56,7 +56,11 @@ fn plain(value: &serde_json::Value) -> String {
 fn one(session: &Session, key: &str, entry: &Entry, why: bool) -> Result<(), Error> {
     let printer = &session.printer;
     if printer.output() == Output::Json {
-        return if why { printer.json(entry) } else { printer.json(&entry.value) };
+        return if why {
+            printer.json(entry)
+        } else {
+            printer.json(&entry.value)
+        };
     }
     let mut text = format!("{}\n", plain(&entry.value));
     if why {

@@ -116,9 +116,12 @@ impl Session {
             .chain(std::env::split_paths(path).map(|d| d.join(&name)))
             .find(|p| p.is_file())
             .ok_or_else(|| {
-                Error::new(Code::NotFound, format!("the program {name} is not beside herdsman, nor on the path"))
-                    .with_hint("scripts/build-agent          builds it")
-                    .with_hint(format!("export {}=/path/to/{name}", vars::AGENT))
+                Error::new(
+                    Code::NotFound,
+                    format!("the program {name} is not beside herdsman, nor on the path"),
+                )
+                .with_hint("scripts/build-agent          builds it")
+                .with_hint(format!("export {}=/path/to/{name}", vars::AGENT))
             })
     }
 

@@ -175,12 +175,20 @@ fn nodes(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut
                 "free space, or make the disk larger",
             ),
             (NodeState::Ready, _) if node.report.dask.restarts > 3 => report.bad(
-                format!("{}: Dask was started anew {} times", node.name, node.report.dask.restarts),
+                format!(
+                    "{}: Dask was started anew {} times",
+                    node.name, node.report.dask.restarts
+                ),
                 format!("herdsman logs {name} {} --dask", node.name),
             ),
             (NodeState::Ready, _) => report.fine(format!("{} is ready", node.name)),
             (state, Some(e)) => report.bad(
-                format!("{} is {}: {}", node.name, format!("{state:?}").to_lowercase(), e.message),
+                format!(
+                    "{} is {}: {}",
+                    node.name,
+                    format!("{state:?}").to_lowercase(),
+                    e.message
+                ),
                 e.hint.join("\n"),
             ),
             (state, None) => report.bad(
@@ -194,7 +202,11 @@ fn nodes(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut
 /// Everything that helps others to help, without secrets: findings, status, and
 /// the newest log lines of each node.
 async fn bundle(session: &Session, args: &DoctorArgs, report: &Report, path: &std::path::Path) -> Result<(), Error> {
-    let mut text = format!("herdsman {} doctor at {}\n", env!("CARGO_PKG_VERSION"), crate::ui::iso(Timestamp::now()));
+    let mut text = format!(
+        "herdsman {} doctor at {}\n",
+        env!("CARGO_PKG_VERSION"),
+        crate::ui::iso(Timestamp::now())
+    );
     for f in &report.findings {
         text += &format!("{} {}\n", if f.fine { "ok " } else { "BAD" }, f.what);
     }
@@ -204,13 +216,18 @@ async fn bundle(session: &Session, args: &DoctorArgs, report: &Report, path: &st
         if let Ok((_, access)) = session.open(args.name.as_ref()).await {
             for node in &status.nodes {
                 text += &format!("\nlog of {}:\n", node.name);
-                for line in cluster::tail_of(&access.link, &node.name, 200).await.unwrap_or_default() {
+                for line in cluster::tail_of(&access.link, &node.name, 200)
+                    .await
+                    .unwrap_or_default()
+                {
                     text += &format!("{} {:?}: {}\n", crate::ui::iso(line.t), line.source, line.text);
                 }
             }
         }
     }
     std::fs::write(path, text).map_err(|e| Error::new(Code::Disk, format!("cannot write {}: {e}", path.display())))?;
-    session.printer.note(&format!("written to {}; read it before you send it on", path.display()));
+    session
+        .printer
+        .note(&format!("written to {}; read it before you send it on", path.display()));
     Ok(())
 }

@@ -70,7 +70,9 @@ async fn ask(session: &Session, ctx: &Context, names: &[ClusterName]) -> Result<
     }
     let list: Vec<&str> = names.iter().map(ClusterName::as_str).collect();
     let list = list.join(", ");
-    session.printer.note(&format!("deleting {list}: {nodes} nodes on {}", ctx.provider.name()));
+    session
+        .printer
+        .note(&format!("deleting {list}: {nodes} nodes on {}", ctx.provider.name()));
     if ctx.provider.name() == "local" {
         return Ok(());
     }

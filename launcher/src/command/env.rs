@@ -21,10 +21,16 @@ pub(super) async fn run(session: &Session, args: &EnvArgs) -> Result<(), Error> 
         // Read by dask.config from the environment of any Dask process.
         variables.extend([
             ("DASK_DISTRIBUTED__COMM__TLS__CA_FILE".to_owned(), text(&files.ca)),
-            ("DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT".to_owned(), text(&files.certificate)),
+            (
+                "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT".to_owned(),
+                text(&files.certificate),
+            ),
             ("DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY".to_owned(), text(&files.key)),
             ("DASK_DISTRIBUTED__COMM__TLS__MIN_VERSION".to_owned(), "1.3".to_owned()),
-            ("DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION".to_owned(), "True".to_owned()),
+            (
+                "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION".to_owned(),
+                "True".to_owned(),
+            ),
         ]);
     }
     let printer = &session.printer;

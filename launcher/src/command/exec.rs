@@ -60,9 +60,7 @@ async fn nodes(link: &Link, args: &ExecArgs) -> Result<Vec<NodeName>, Error> {
 }
 
 async fn one(link: &Link, node: &NodeName, command: &[String], with_input: bool) -> Result<u8, Error> {
-    let request = StreamRequest::Exec {
-        argv: command.to_vec(),
-    };
+    let request = StreamRequest::Exec { argv: command.to_vec() };
     let io = link.node_stream(node, &request).await?;
     let (mut from, mut to) = tokio::io::split(io);
     let (tx, mut rx) = mpsc::channel::<Vec<u8>>(4);

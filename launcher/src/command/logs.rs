@@ -60,7 +60,12 @@ async fn nodes(access: &Access, args: &LogsArgs) -> Result<Vec<NodeName>, Error>
         return Ok(vec![node.clone()]);
     }
     let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
-    Ok(status.nodes.into_iter().filter(|n| n.seen.is_some()).map(|n| n.name).collect())
+    Ok(status
+        .nodes
+        .into_iter()
+        .filter(|n| n.seen.is_some())
+        .map(|n| n.name)
+        .collect())
 }
 
 type Item = Result<LogLine, (NodeName, herdsman_wire::ApiError)>;
@@ -81,7 +86,9 @@ async fn read(
             tokio::time::timeout(WHOLE, lines.next_line()).await.unwrap_or(Ok(None))
         };
         let Ok(Some(text)) = next else { return Ok(()) };
-        let Ok(line) = serde_json::from_str(&text) else { continue };
+        let Ok(line) = serde_json::from_str(&text) else {
+            continue;
+        };
         if tx.send(Ok(line)).await.is_err() {
             return Ok(());
         }
@@ -145,7 +152,9 @@ async fn boot(session: &Session, args: &LogsArgs) -> Result<(), Error> {
     let ctx = session.plain_context()?;
     let name = session.cluster(&ctx, args.name.as_ref()).await?;
     let machines = ctx.provider.list(Some(&name)).await?;
-    let wanted = machines.iter().filter(|m| args.node.as_ref().is_none_or(|n| *n == m.node));
+    let wanted = machines
+        .iter()
+        .filter(|m| args.node.as_ref().is_none_or(|n| *n == m.node));
     let mut any = false;
     for machine in wanted {
         any = true;

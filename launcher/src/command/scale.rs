@@ -51,7 +51,11 @@ fn show(session: &Session, name: &ClusterName, report: &ScaleReport, took: std::
     let ready = cluster::ready_workers(&report.status);
     let printer = &session.printer;
     if printer.output() == Output::Json {
-        let kept: Vec<_> = report.kept.iter().map(|(n, why)| json!({"node": n, "why": why})).collect();
+        let kept: Vec<_> = report
+            .kept
+            .iter()
+            .map(|(n, why)| json!({"node": n, "why": why}))
+            .collect();
         printer.json(&json!({
             "name": name, "ready": ready, "added": report.added, "removed": report.removed, "kept": kept,
         }))?;
@@ -66,5 +70,9 @@ fn show(session: &Session, name: &ClusterName, report: &ScaleReport, took: std::
             seconds(took)
         ));
     }
-    Ok(if report.kept.is_empty() { Exit::Done } else { Exit::Partly } as u8)
+    Ok(if report.kept.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Partly
+    } as u8)
 }

@@ -126,8 +126,16 @@ fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
         node.name.to_string(),
         format!("{:?}", node.state).to_lowercase(),
         node.address.map_or_else(String::new, |a| a.to_string()),
-        if heard { format!("{:.0}%", h.cpu_percent) } else { String::new() },
-        if heard { format!("{} of {}", bytes(used), bytes(h.memory_total)) } else { String::new() },
+        if heard {
+            format!("{:.0}%", h.cpu_percent)
+        } else {
+            String::new()
+        },
+        if heard {
+            format!("{} of {}", bytes(used), bytes(h.memory_total))
+        } else {
+            String::new()
+        },
         d.executing.map_or_else(String::new, |n| n.to_string()),
         dask,
         trouble
@@ -153,7 +161,10 @@ fn endings(status: &ClusterStatus) -> String {
             );
         }
         (Some(limit), None) => {
-            out += &format!("ends by itself {} after the last task\n", seconds(Duration::from_secs(limit)));
+            out += &format!(
+                "ends by itself {} after the last task\n",
+                seconds(Duration::from_secs(limit))
+            );
         }
         (None, _) => out += "never ends for being idle\n",
     }
@@ -170,7 +181,10 @@ fn endings(status: &ClusterStatus) -> String {
     }
     let authority = status.authority_until.since(status.now);
     if authority < Duration::from_secs(24 * 3600) {
-        out += &format!("its certificates end in {}; it cannot live longer\n", seconds(authority));
+        out += &format!(
+            "its certificates end in {}; it cannot live longer\n",
+            seconds(authority)
+        );
     }
     out
 }

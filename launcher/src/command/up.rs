@@ -104,9 +104,7 @@ fn wanted(session: &Session, settings: &Settings) -> Result<Wanted, Error> {
 fn lives(session: &Session) -> Result<herdsman_wire::spec::Lives, Error> {
     session.env.get("HERDSMAN_TEST_LIVES").map_or_else(
         || Ok(herdsman_wire::spec::Lives::default()),
-        |text| {
-            serde_json::from_str(text).map_err(|e| Error::new(Code::Usage, format!("HERDSMAN_TEST_LIVES: {e}")))
-        },
+        |text| serde_json::from_str(text).map_err(|e| Error::new(Code::Usage, format!("HERDSMAN_TEST_LIVES: {e}"))),
     )
 }
 
@@ -216,7 +214,10 @@ fn environment(session: &Session, settings: &Settings) -> Result<EnvironmentSpec
         }
         (source, _) => Err(Error::new(
             Code::Usage,
-            format!("environment `{source}` is not possible with provider `{}` yet", settings.provider),
+            format!(
+                "environment `{source}` is not possible with provider `{}` yet",
+                settings.provider
+            ),
         )),
     }
 }
@@ -224,7 +225,10 @@ fn environment(session: &Session, settings: &Settings) -> Result<EnvironmentSpec
 async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Settings) -> Result<u8, Error> {
     let ctx = session.context(settings)?;
     let machines = ctx.provider.list(Some(&settings.name)).await?;
-    let have = machines.iter().filter(|m| m.role == herdsman_wire::Role::Worker).count();
+    let have = machines
+        .iter()
+        .filter(|m| m.role == herdsman_wire::Role::Worker)
+        .count();
     let exists = !machines.is_empty();
     let same = exists && have == settings.workers.min() as usize;
     let printer = &session.printer;
@@ -306,7 +310,9 @@ fn show(
             };
             printer.note(&format!("{name} is up: {what}, {}", seconds(took)));
             printer.note(&format!("  stops    {}", stops(settings)));
-            printer.note(&format!("  python   eval \"$(herdsman env {name})\"; then Client() in Python"));
+            printer.note(&format!(
+                "  python   eval \"$(herdsman env {name})\"; then Client() in Python"
+            ));
             printer.note(&format!("  watch    herdsman dash {name}"));
             printer.note(&format!("  stop     herdsman down {name}"));
             Ok(())

@@ -26,7 +26,9 @@ pub(super) async fn run(session: &Session) -> Result<(), Error> {
         (Some(path), None) => format!("{} does not answer", path.display()),
         (None, _) => "no agent was found on this computer".to_owned(),
     };
-    session.printer.data(&format!("herdsman {own} (protocol {protocol})\n{agent}\n"))
+    session
+        .printer
+        .data(&format!("herdsman {own} (protocol {protocol})\n{agent}\n"))
 }
 
 async fn ask(agent: &std::path::Path) -> Option<String> {

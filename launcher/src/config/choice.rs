@@ -166,7 +166,9 @@ impl FromStr for Wait {
         if share > 0.0 && share <= 1.0 {
             Ok(Self::Fraction(share))
         } else {
-            Err(fail("a share lies above 0 and is at most 1; write all for every worker"))
+            Err(fail(
+                "a share lies above 0 and is at most 1; write all for every worker",
+            ))
         }
     }
 }
@@ -213,7 +215,10 @@ impl FromStr for Allow {
                 // slip, and guessing wrong opens a firewall.
                 if net.trunc() != net {
                     let address = net.addr();
-                    return Err(fail(format!("write {} for the network or {address} for one host", net.trunc())));
+                    return Err(fail(format!(
+                        "write {} for the network or {address} for one host",
+                        net.trunc()
+                    )));
                 }
                 Ok(Self::Net(net))
             }

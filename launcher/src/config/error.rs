@@ -117,9 +117,7 @@ fn distance(a: &[char], b: &str) -> usize {
         let mut row = vec![i; width];
         for j in 1..width {
             let same = usize::from(a[i - 1] != b[j - 1]);
-            row[j] = (rows[i - 1][j - 1] + same)
-                .min(rows[i - 1][j] + 1)
-                .min(row[j - 1] + 1);
+            row[j] = (rows[i - 1][j - 1] + same).min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                 row[j] = row[j].min(rows[i - 2][j - 2] + 1);
             }

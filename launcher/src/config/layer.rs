@@ -177,10 +177,13 @@ pub(crate) fn of_env(env: &Env, cwd: &Path) -> Result<Option<Layer>, ConfigError
     let ours = vars::SETTINGS
         .iter()
         .filter_map(|(variable, key)| Some(((*variable).to_owned(), (*key).to_owned(), env.get(variable)?)));
-    let dasks = env.iter().filter(|(_, v)| !v.is_empty()).filter_map(|(variable, value)| {
-        let rest = variable.strip_prefix(vars::DASK_PREFIX)?;
-        Some((variable.to_owned(), key_of(rest)?, value))
-    });
+    let dasks = env
+        .iter()
+        .filter(|(_, v)| !v.is_empty())
+        .filter_map(|(variable, value)| {
+            let rest = variable.strip_prefix(vars::DASK_PREFIX)?;
+            Some((variable.to_owned(), key_of(rest)?, value))
+        });
     for (variable, key, value) in ours.chain(dasks) {
         if names.contains_key(&key) {
             continue;
@@ -235,7 +238,13 @@ fn key_of(rest: &str) -> Option<String> {
             return Some(format!("{}.{}", table.join("."), parts[i..].join("__")));
         }
     }
-    Some(parts.iter().map(|p| p.to_ascii_lowercase()).collect::<Vec<_>>().join("."))
+    Some(
+        parts
+            .iter()
+            .map(|p| p.to_ascii_lowercase())
+            .collect::<Vec<_>>()
+            .join("."),
+    )
 }
 
 /// Sets one key from a text, whatever type it has.
@@ -262,12 +271,19 @@ pub(crate) fn set(file: &mut File, key: &str, text: &str) -> Result<(), ConfigEr
 
 /// Warnings about variables that look like ours but are not.
 pub(crate) fn strays(env: &Env) -> Vec<String> {
-    let known = || vars::SETTINGS.iter().map(|(v, _)| *v).chain(vars::OTHERS.iter().copied());
+    let known = || {
+        vars::SETTINGS
+            .iter()
+            .map(|(v, _)| *v)
+            .chain(vars::OTHERS.iter().copied())
+    };
     env.iter()
         .filter(|(name, _)| name.starts_with("HERDSMAN_") && !known().any(|k| k == *name))
         .filter_map(|(name, _)| {
             let like = nearest(name, known())?;
-            Some(format!("environment variable {name} is not known (did you mean {like}?)"))
+            Some(format!(
+                "environment variable {name} is not known (did you mean {like}?)"
+            ))
         })
         .collect()
 }

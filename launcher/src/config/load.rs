@@ -88,7 +88,10 @@ pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loade
 /// The user's settings file.
 #[must_use]
 pub fn config_path(global: &Global, env: &Env) -> Option<PathBuf> {
-    let given = global.config.clone().or_else(|| env.get(vars::CONFIG).map(PathBuf::from));
+    let given = global
+        .config
+        .clone()
+        .or_else(|| env.get(vars::CONFIG).map(PathBuf::from));
     given.or_else(|| Some(env.config_home()?.join("herdsman/config.toml")))
 }
 
@@ -107,7 +110,9 @@ pub fn state_dir(env: &Env) -> Result<PathBuf, ConfigError> {
 }
 
 fn missing(path: &Path) -> ConfigError {
-    ConfigError::new("there is no such file").code(Code::NotFound).file(path, None)
+    ConfigError::new("there is no such file")
+        .code(Code::NotFound)
+        .file(path, None)
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
@@ -149,7 +154,9 @@ fn user(path: &Path, profile: Option<&str>) -> Result<Option<Vec<Layer>>, Config
             } else {
                 format!("profiles there: {}", known.join(", "))
             };
-            return Err(ConfigError::new(format!("there is no profile {name:?}")).file(path, None).hint(hint));
+            return Err(ConfigError::new(format!("there is no profile {name:?}"))
+                .file(path, None)
+                .hint(hint));
         };
         layers.push(Layer {
             file: file.clone(),

@@ -71,8 +71,12 @@ impl Entries {
                 None => (&mut root, key.as_str()),
             };
             // Names of tags may hold dots of their own, so tables are two deep.
-            let parts: Vec<&str> = if key.starts_with("env.variables.") { key.splitn(3, '.') } else { key.splitn(2, '.') }
-                .collect();
+            let parts: Vec<&str> = if key.starts_with("env.variables.") {
+                key.splitn(3, '.')
+            } else {
+                key.splitn(2, '.')
+            }
+            .collect();
             insert(place, &parts, &entry.value);
         }
         root.insert("workers".into(), vec![serde_json::Value::Object(group)].into());
@@ -176,7 +180,11 @@ impl Merger<'_> {
         let layers = self.layers;
         let mut found: Vec<Sourced<T>> = layers.iter().filter_map(|l| sourced(l, key, get(&l.file))).collect();
         self.note(key, found.iter().map(|s| (s.origin.clone(), json(&s.value))).collect());
-        if found.is_empty() { None } else { Some(found.swap_remove(0)) }
+        if found.is_empty() {
+            None
+        } else {
+            Some(found.swap_remove(0))
+        }
     }
 
     fn pick_or<T: Serialize>(&mut self, key: &str, get: impl Fn(&File) -> Option<T>, default: T) -> Sourced<T> {
@@ -312,7 +320,11 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         variables: m.pick_map("env.variables", |f| f.env.variables.clone().map(|v| v.0)),
         secrets: m.pick_all("env.secrets", |f| f.env.secrets.clone()),
         setup: m.pick("env.setup", |f| f.env.setup.clone()),
-        idle: m.pick_or("limits.idle", |f| f.limits.idle, Limit::After(Period::new(defaults::IDLE))),
+        idle: m.pick_or(
+            "limits.idle",
+            |f| f.limits.idle,
+            Limit::After(Period::new(defaults::IDLE)),
+        ),
         no_client: m.pick_or("limits.no_client", |f| f.limits.no_client, Limit::Off),
         lifetime: m.pick_or(
             "limits.lifetime",

@@ -125,7 +125,11 @@ pub(crate) fn one(file: &File, key: &str, value: &toml::Value) -> Result<File, C
         let is_group = i == 0 && *part == "workers";
         let entry = table.entry(*part).or_insert_with(|| {
             let table = toml::Value::Table(toml::Table::new());
-            if is_group { toml::Value::Array(vec![table]) } else { table }
+            if is_group {
+                toml::Value::Array(vec![table])
+            } else {
+                table
+            }
         });
         let below = match entry {
             toml::Value::Array(groups) => groups.first_mut(),
@@ -136,10 +140,12 @@ pub(crate) fn one(file: &File, key: &str, value: &toml::Value) -> Result<File, C
             .ok_or_else(|| ConfigError::new(format!("{part} has no keys below it")).key(key))?;
     }
     table.insert((*last).to_owned(), value.clone());
-    document.try_into().map_err(|e: toml::de::Error| match unknown_field(e.message()) {
-        Some((name, known)) => unknown(name, &known, key).key(key),
-        None => fail(&e.message()),
-    })
+    document
+        .try_into()
+        .map_err(|e: toml::de::Error| match unknown_field(e.message()) {
+            Some((name, known)) => unknown(name, &known, key).key(key),
+            None => fail(&e.message()),
+        })
 }
 
 /// The version first: a newer file has keys that this build would report as
@@ -196,7 +202,11 @@ impl<'t> Keys<'t> {
             DeValue::Array(items) => {
                 for (i, item) in items.iter().enumerate() {
                     let is_table = item.get_ref().is_table();
-                    let path = if i > 0 && is_table { format!("{path}[{i}]") } else { path.clone() };
+                    let path = if i > 0 && is_table {
+                        format!("{path}[{i}]")
+                    } else {
+                        path.clone()
+                    };
                     let key = if is_table { item.span() } else { key.clone() };
                     self.walk_value(path, key, item);
                 }

@@ -34,8 +34,19 @@ const RANDOM_MIN: usize = 40;
 
 /// Last words of keys that hold secrets.
 const KEYS: &[&str] = &[
-    "password", "passwd", "passphrase", "secret", "token", "apikey", "api_key", "private_key", "access_key",
-    "secret_key", "credential_secret", "client_secret", "auth_key",
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "private_key",
+    "access_key",
+    "secret_key",
+    "credential_secret",
+    "client_secret",
+    "auth_key",
 ];
 
 /// Says what kind of secret the value of `key` looks like, if it does.
@@ -62,7 +73,12 @@ pub fn look(key: &str, value: &str) -> Option<&'static str> {
     if one_word && trimmed.starts_with("eyJ") && trimmed.split('.').count() == 3 && trimmed.len() >= RANDOM_MIN {
         return Some("a signed token");
     }
-    let name = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase().replace('-', "_");
+    let name = key
+        .rsplit('.')
+        .next()
+        .unwrap_or(key)
+        .to_ascii_lowercase()
+        .replace('-', "_");
     // `token_file = "…"` and `secret_name = "…"` say where, not what.
     if KEYS.iter().any(|k| name == *k || name.ends_with(&format!("_{k}"))) {
         return Some("a secret");
@@ -110,7 +126,8 @@ pub fn right_place(key: &str) -> String {
     if key.starts_with("security.") {
         return "name the file that holds it: security.tls_key = \"FILE\"".into();
     }
-    "keep it in an environment variable or in the provider's own login; name it under env.secrets if Dask needs it".into()
+    "keep it in an environment variable or in the provider's own login; name it under env.secrets if Dask needs it"
+        .into()
 }
 
 #[cfg(test)]
@@ -143,14 +160,20 @@ mod tests {
             ("env.variables.DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING", "False"),
             ("gcp.image", "projects/debian-cloud/global/images/family/debian-12"),
             ("aws.ami", "ami-0123456789abcdef0"),
-            ("x", "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+            (
+                "x",
+                "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            ),
             ("x", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
             ("x", "https://index.example/simple"),
             ("x", "https://user@index.example/simple"),
             ("x", "https://user:${TOKEN}@index.example/simple"),
             ("openstack.token_file", "/run/token"),
             ("security.tls_key", "keys/client.pem"),
-            ("x", "/home/Somebody/Projects/Very/Long/Path/With/Many/Parts/2026/file.toml"),
+            (
+                "x",
+                "/home/Somebody/Projects/Very/Long/Path/With/Many/Parts/2026/file.toml",
+            ),
             ("digitalocean.token", ""),
             ("x", "sk-1"),
         ] {

@@ -99,10 +99,14 @@ impl Settings {
         if let Some(max) = &m.max_workers
             && m.count.value.max() > max.value
         {
-            return Err(fault(&m.count, "workers.count", format!(
-                "{} workers are more than the most allowed, {} (limits.max_workers, {})",
-                m.count.value, max.value, max.origin
-            )));
+            return Err(fault(
+                &m.count,
+                "workers.count",
+                format!(
+                    "{} workers are more than the most allowed, {} (limits.max_workers, {})",
+                    m.count.value, max.value, max.origin
+                ),
+            ));
         }
         let per_node = m.per_node.value.get();
         if per_node > herdsman_wire::limits::MAX_WORKERS_PER_NODE {
@@ -240,7 +244,10 @@ fn variables(m: &Merged, env: &Env) -> Result<BTreeMap<String, Secret>, ConfigEr
         let value = env.get(&name.value).ok_or_else(|| {
             fault(name, "env.secrets", format!("{} is not set in this shell", name.value))
                 .code(Code::NotFound)
-                .hint(format!("export {}=…             then run the command again", name.value))
+                .hint(format!(
+                    "export {}=…             then run the command again",
+                    name.value
+                ))
         })?;
         all.insert(name.value.clone(), Secret::new(value));
     }

@@ -124,7 +124,9 @@ impl FromStr for Period {
         if total == 0 {
             return Err(fail("it is zero".into()));
         }
-        Ok(Self::new(Duration::from_millis(u64::try_from(total).unwrap_or(u64::MAX))))
+        Ok(Self::new(Duration::from_millis(
+            u64::try_from(total).unwrap_or(u64::MAX),
+        )))
     }
 }
 
@@ -224,10 +226,7 @@ impl FromStr for Size {
         let fail = |why: String| ValueError::new("size", text, why);
         let form = "write it like 16GiB, 4GB or 512MiB";
         let trimmed = text.trim();
-        let end = trimmed
-            .bytes()
-            .take_while(|b| b.is_ascii_digit() || *b == b'.')
-            .count();
+        let end = trimmed.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
         let (number, unit) = (&trimmed[..end], trimmed[end..].trim());
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
         if whole.is_empty() || fraction.is_empty() || fraction.contains('.') || fraction.len() > 6 {

@@ -115,9 +115,12 @@ mod tests {
 
     #[test]
     fn both_forms_hold_everything() {
-        let e = Error::new(Code::Deadline, "1 of 4 workers is late\n  w2: phase `dask`\n    last line")
-            .with_hint("herdsman logs demo w2     more lines")
-            .with_hint("herdsman doctor demo");
+        let e = Error::new(
+            Code::Deadline,
+            "1 of 4 workers is late\n  w2: phase `dask`\n    last line",
+        )
+        .with_hint("herdsman logs demo w2     more lines")
+        .with_hint("herdsman doctor demo");
         assert_eq!(
             e.text(str::to_owned),
             "error[E-DEADLINE]: 1 of 4 workers is late\n    w2: phase `dask`\n      last line\n  \

@@ -34,8 +34,7 @@ impl Printer {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => {
-                env.is_on(vars::CLICOLOR_FORCE)
-                    || (stderr_is_terminal && !dumb && env.get(vars::NO_COLOR).is_none())
+                env.is_on(vars::CLICOLOR_FORCE) || (stderr_is_terminal && !dumb && env.get(vars::NO_COLOR).is_none())
             }
         };
         let events = global.events == Some(Events::Jsonl);
@@ -45,7 +44,10 @@ impl Printer {
             quiet: global.quiet,
             verbose: global.verbose > 0,
             yes: global.yes,
-            may_ask: !global.no_input && !env.is_on(vars::NO_INPUT) && std::io::stdin().is_terminal() && stderr_is_terminal,
+            may_ask: !global.no_input
+                && !env.is_on(vars::NO_INPUT)
+                && std::io::stdin().is_terminal()
+                && stderr_is_terminal,
             color,
             live: stderr_is_terminal && !dumb && !events && !global.quiet,
         }

@@ -126,7 +126,10 @@ impl Progress {
             }
             PhaseStatus::Failed => {
                 line.failed = true;
-                let why = phase.error.as_ref().map(|e| e.message.lines().next().unwrap_or_default().to_owned());
+                let why = phase
+                    .error
+                    .as_ref()
+                    .map(|e| e.message.lines().next().unwrap_or_default().to_owned());
                 line.now = Some((phase.phase, why));
             }
         }
@@ -152,8 +155,7 @@ impl Progress {
         if self.bars.is_none() && line.ready && !was {
             self.printer.note(&line.text(node));
         } else if matches!(state, NodeState::Lost | NodeState::Revoked) {
-            self.printer
-                .note(&format!("{node}: {}", why.unwrap_or("is lost")));
+            self.printer.note(&format!("{node}: {}", why.unwrap_or("is lost")));
         }
     }
 
