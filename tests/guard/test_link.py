@@ -1,5 +1,6 @@
 """The link with the agent: what guards say by themselves, and the calls they obey."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -146,7 +147,8 @@ def test_unknown_ops_and_malformed_lines(cluster):
 
 def test_a_line_that_is_too_long_costs_the_link_only(cluster):
     guard = cluster.guard
-    guard.write(b"x" * (3 << 20) + b"\n")
+    with contextlib.suppress(BrokenPipeError):  # it may hang up before it was all written
+        guard.write(b"x" * (3 << 20) + b"\n")
     cluster.guard = cluster.agent.peer("scheduler", but=(guard,))
     assert cluster.guard.ok("status")["workers"] == 4
 

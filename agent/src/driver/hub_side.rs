@@ -212,7 +212,7 @@ impl Driver {
             return Err(e);
         }
         let identity = self.issue_own().await?;
-        self.on_identity(Ok(identity)).await;
+        self.on_identity(Ok(identity));
         Ok(())
     }
 
