@@ -49,7 +49,11 @@ impl Driver {
                 }
             }
             Down::Members(members) => {
-                let gone: Vec<_> = self.members.iter().filter(|m| !members.contains(m)).copied().collect();
+                // Without the scheduler there is no cluster: whatever a list says,
+                // it is never cut off.
+                let scheduler = self.identity.as_ref().map(|i| i.issued.scheduler.ip());
+                let is_gone = |m: &&std::net::IpAddr| !members.contains(m) && Some(**m) != scheduler;
+                let gone: Vec<_> = self.members.iter().filter(is_gone).copied().collect();
                 self.members = members;
                 crate::firewall::cut(&gone, &Ports::of(&self.spec().dask));
             }

@@ -1,0 +1,267 @@
+//! The life of a cluster as its user sees it.
+
+use anyhow::{Context, Result, ensure};
+use herdsman_tests::home::{Home, wait_for};
+use serde_json::Value;
+
+/// Tasks that leave a line for each execution.
+const COUNTED: &str = "
+import os, sys, time
+from dask.distributed import Client, wait
+COUNTS = os.path.abspath('counts')
+def task(i, path, seconds):
+    time.sleep(seconds)
+    with open(path, 'a') as f:
+        f.write(f'{i}\\n')
+    return i * i
+";
+
+fn executions(home: &Home) -> Vec<u32> {
+    let text = std::fs::read_to_string(home.path().join("counts")).unwrap_or_default();
+    let mut all: Vec<u32> = text.lines().filter_map(|l| l.parse().ok()).collect();
+    all.sort_unstable();
+    all
+}
+
+#[test]
+fn up_compute_look_down() -> Result<()> {
+    let home = Home::new()?;
+    let up = home.json(&["up", "demo", "--workers", "2"])?;
+    ensure!(up["workers"]["ready"] == 2, "{up}");
+    ensure!(
+        up["scheduler"].as_str().is_some_and(|s| s.starts_with("tls://127.")),
+        "{up}"
+    );
+    let sum = home.compute(
+        "demo",
+        "from dask.distributed import Client; print(Client().submit(sum, range(100)).result())",
+    )?;
+    ensure!(sum.trim() == "4950", "{sum}");
+    let status = home.json(&["status"])?;
+    let nodes = status["status"]["nodes"].as_array().context("nodes")?;
+    ensure!(
+        nodes.len() == 3 && nodes.iter().all(|n| n["state"] == "ready"),
+        "{status}"
+    );
+    ensure!(status["status"]["ending"]["idle_seconds"] == 1200, "{status}");
+    ensure!(status["status"]["ending"]["lifetime_ends"].is_u64(), "{status}");
+    ensure!(home.json(&["ls"])?["clusters"][0]["state"] == "up");
+    let who = home.ok(&[
+        "exec",
+        "demo",
+        "demo-w1",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; cat",
+    ])?;
+    ensure!(who.out == "out\n" && who.err.contains("err"), "{who:?}");
+    let code = home.run(&["exec", "demo", "--", "sh", "-c", "exit 7"])?.code;
+    ensure!(code == 7, "{code}");
+    let logs = home.ok(&["logs", "demo", "--dask"])?.out;
+    ensure!(
+        logs.contains("demo-scheduler") && logs.contains("Scheduler at"),
+        "{logs}"
+    );
+    ensure!(home.ok(&["doctor", "demo"])?.out.contains("the hub answers"));
+    // Only names and addresses, never a key.
+    for (_, line) in home.processes() {
+        ensure!(!line.contains("PRIVATE KEY"), "{line}");
+    }
+    let again = home.json(&["up", "demo", "--workers", "2"])?;
+    ensure!(again["existed"] == true && again["id"] == up["id"], "{again}");
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()?;
+    ensure!(home.run(&["status", "demo"])?.code == 3);
+    ensure!(home.run(&["down", "demo"])?.code == 3);
+    Ok(())
+}
+
+#[test]
+fn scaling_down_never_recomputes() -> Result<()> {
+    let home = Home::new()?;
+    home.ok(&["up", "demo", "--workers", "3"])?;
+    let program = format!(
+        "{COUNTED}
+client = Client()
+done = client.map(task, range(40), path=COUNTS, seconds=0.02)
+wait(done)
+print('done', flush=True)
+sys.stdin.readline()
+print(sum(client.gather(done)))
+"
+    );
+    let mut client = home.client("demo", &program)?;
+    let mut child = client
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    wait_for("the tasks", || Ok((executions(&home).len() == 40).then_some(())))?;
+    let scaled = home.json(&["scale", "demo", "1"])?;
+    ensure!(
+        scaled["ready"] == 1 && scaled["removed"].as_array().is_some_and(|r| r.len() == 2),
+        "{scaled}"
+    );
+    drop(child.stdin.take());
+    let out = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    ensure!(text.contains("20540"), "{text}");
+    ensure!(
+        executions(&home) == (0..40).collect::<Vec<_>>(),
+        "{:?}",
+        executions(&home)
+    );
+    home.ok(&["scale", "demo", "2"])?;
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()
+}
+
+fn pid_of_agent(home: &Home, node: &str) -> Result<i32> {
+    let wanted = format!("/{node}/join.json");
+    let found = home
+        .processes()
+        .into_iter()
+        .find(|(_, line)| line.contains(" run ") && line.contains(&wanted));
+    Ok(found.with_context(|| format!("no agent of {node}"))?.0)
+}
+
+#[test]
+fn killed_agents_adopt_dask_and_no_task_runs_twice() -> Result<()> {
+    let home = Home::new()?;
+    home.ok(&["up", "demo", "--workers", "2"])?;
+    let program = format!(
+        "{COUNTED}
+client = Client()
+print(sum(client.gather(client.map(task, range(100), path=COUNTS, seconds=0.1))))
+"
+    );
+    let mut client = home.client("demo", &program)?;
+    let child = client.stdout(std::process::Stdio::piped()).spawn()?;
+    wait_for("some tasks", || Ok((executions(&home).len() > 5).then_some(())))?;
+    for node in ["demo-scheduler", "demo-w0"] {
+        let pid = pid_of_agent(&home, node)?;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    }
+    let out = child.wait_with_output()?;
+    ensure!(String::from_utf8_lossy(&out.stdout).trim() == "328350", "{out:?}");
+    ensure!(
+        executions(&home) == (0..100).collect::<Vec<_>>(),
+        "{:?}",
+        executions(&home)
+    );
+    let adopted = |status: &Value, node: &str| {
+        let nodes = status["status"]["nodes"].as_array().cloned().unwrap_or_default();
+        let found = nodes.into_iter().find(|n| n["name"] == node).unwrap_or_default();
+        found["state"] == "ready" && found["report"]["dask"]["adopted"] == true
+    };
+    wait_for("both agents are back and have adopted Dask", || {
+        let Ok(status) = home.json(&["status", "demo"]) else {
+            return Ok(None);
+        };
+        Ok((adopted(&status, "demo-scheduler") && adopted(&status, "demo-w0")).then_some(()))
+    })?;
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()
+}
+
+#[test]
+fn an_idle_cluster_ends_by_itself() -> Result<()> {
+    let home = Home::new()?;
+    home.ok(&["up", "demo", "--workers", "1", "--idle", "3s"])?;
+    wait_for("its processes are gone", || {
+        Ok(home.processes().is_empty().then_some(()))
+    })?;
+    let state = home.json(&["ls"])?["clusters"][0]["state"].clone();
+    ensure!(state == "ended", "{state}");
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()
+}
+
+#[test]
+fn a_removed_node_is_cut_off_and_the_rest_goes_on() -> Result<()> {
+    let home = Home::new()?;
+    home.ok(&["up", "demo", "--workers", "2"])?;
+    home.ok(&["remove", "demo", "demo-w1"])?;
+    let out = home.compute(
+        "demo",
+        "from dask.distributed import Client; c = Client(); print(sorted(w['name'] for w in c.scheduler_info()['workers'].values()), c.submit(sum, [1, 2]).result())",
+    )?;
+    ensure!(out.trim() == "['demo-w0'] 3", "{out}");
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()
+}
+
+#[test]
+fn insecure_and_loopback_work_as_well() -> Result<()> {
+    let home = Home::new()?;
+    let up = home.json(&[
+        "up",
+        "demo",
+        "--workers",
+        "1",
+        "--insecure",
+        "--local-network",
+        "loopback",
+    ])?;
+    ensure!(
+        up["scheduler"].as_str().is_some_and(|s| s.starts_with("tcp://")),
+        "{up}"
+    );
+    let out = home.compute(
+        "demo",
+        "from dask.distributed import Client; print(Client().submit(abs, -3).result())",
+    )?;
+    ensure!(out.trim() == "3", "{out}");
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()
+}
+
+#[test]
+fn an_interrupted_start_leaves_nothing() -> Result<()> {
+    let home = Home::new()?;
+    for millis in [20, 150, 500, 1500] {
+        let child = home
+            .command(&["up", "demo", "--workers", "2"])?
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()?;
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+        let out = child.wait_with_output()?;
+        // It may have been too late: then it is up.
+        if out.status.success() {
+            home.ok(&["down", "demo"])?;
+        }
+        home.assert_clean()
+            .with_context(|| format!("after {millis} ms: {}", String::from_utf8_lossy(&out.stderr)))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn mistakes_are_told_before_anything_is_made() -> Result<()> {
+    let home = Home::new()?;
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["up", "Bad_Name"], 2, "Bad_Name"),
+        (&["up", "demo", "--workers", "lots"], 2, "lots"),
+        (&["up", "demo", "--python", "/usr/bin/env"], 3, "/usr/bin/env"),
+        (&["up", "demo", "--provider", "hetzner"], 2, "hetzner"),
+        (&["scale", "nothing", "3"], 3, "nothing"),
+        (&["frobnicate"], 2, "frobnicate"),
+    ];
+    for (args, code, word) in cases {
+        let ran = home.run(args)?;
+        ensure!(ran.code == code && ran.err.contains(word), "{args:?}: {ran:?}");
+    }
+    std::fs::write(
+        home.path().join("herdsman.toml"),
+        "version = 1\n[limits]\nidel = \"5m\"\n",
+    )?;
+    let ran = home.run(&["up", "demo"])?;
+    ensure!(
+        ran.code == 2 && ran.err.contains("herdsman.toml:3") && ran.err.contains("idle"),
+        "{ran:?}"
+    );
+    home.assert_clean()
+}
