@@ -265,3 +265,44 @@ fn mistakes_are_told_before_anything_is_made() -> Result<()> {
     );
     home.assert_clean()
 }
+
+#[test]
+fn certificates_of_thirty_seconds_are_renewed_while_work_runs() -> Result<()> {
+    let home = Home::new()?;
+    let lives = r#"{"leaf_seconds": 30, "renew_seconds": 8}"#;
+    let up = home
+        .command(&["up", "demo", "--workers", "2"])?
+        .env("HERDSMAN_TEST_LIVES", lives)
+        .output()?;
+    ensure!(up.status.success(), "{up:?}");
+    let program = format!(
+        "{COUNTED}
+client = Client()
+print(sum(client.gather(client.map(task, range(900), path=COUNTS, seconds=0.1))))
+"
+    );
+    let mut client = home.client("demo", &program)?;
+    let child = client.stdout(std::process::Stdio::piped()).spawn()?;
+    let generation = |home: &Home| -> Result<u64> {
+        let status = home.json(&["status", "demo"])?;
+        let nodes = status["status"]["nodes"].as_array().cloned().unwrap_or_default();
+        Ok(nodes.iter().filter_map(|n| n["generation"].as_u64()).min().unwrap_or(0))
+    };
+    // Four renewals are more than one whole life.
+    wait_for("the fourth generation on all nodes", || Ok((generation(&home)? >= 5).then_some(())))?;
+    // A new client and new connections between workers meet renewed certificates.
+    let out = home.compute(
+        "demo",
+        "
+from dask.distributed import Client
+c = Client()
+a = c.submit(lambda: b'x' * 10**6, workers=['demo-w0'], pure=False)
+print(c.submit(len, a, workers=['demo-w1'], pure=False).result())",
+    )?;
+    ensure!(out.trim() == "1000000", "{out}");
+    let out = child.wait_with_output()?;
+    ensure!(String::from_utf8_lossy(&out.stdout).trim() == "242595150", "{out:?}");
+    ensure!(executions(&home) == (0..900).collect::<Vec<_>>());
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()
+}

@@ -43,7 +43,7 @@ impl Driver {
                 match self.store.write_crl(&pem) {
                     Ok(()) => {
                         self.crl = number;
-                        self.dask.reload();
+                        self.dask.revoke(revoked_serials(&pem));
                     }
                     Err(e) => tracing::error!("the CRL cannot be written: {e}"),
                 }
@@ -162,6 +162,23 @@ impl Driver {
             }
         }
     }
+}
+
+/// Serials on all CRLs of a bundle, lower-case hex. What does not parse has no
+/// serials: Dask refuses such a bundle by itself.
+fn revoked_serials(pem: &str) -> Vec<String> {
+    use x509_parser::prelude::{CertificateRevocationList, FromDer, Pem};
+    let mut serials = Vec::new();
+    for block in Pem::iter_from_buffer(pem.as_bytes()).flatten() {
+        if let Ok((_, crl)) = CertificateRevocationList::from_der(&block.contents) {
+            serials.extend(crl.iter_revoked_certificates().map(|c| {
+                c.raw_serial().iter().fold(String::new(), |s, b| s + &format!("{b:02x}"))
+            }));
+        }
+    }
+    serials.sort();
+    serials.dedup();
+    serials
 }
 
 async fn write_line(io: &mut Box<dyn Io>, line: &herdsman_wire::report::LogLine) -> std::io::Result<()> {

@@ -116,6 +116,28 @@ impl DaskSide {
         });
     }
 
+    /// Dask loads a new CRL, and ends live connections of the certificates on it:
+    /// the list itself is asked in handshakes only.
+    pub(super) fn revoke(&self, serials: Vec<String>) {
+        self.reload();
+        if serials.is_empty() {
+            return;
+        }
+        let guard = self.guard.clone();
+        tokio::spawn(async move {
+            let args = serde_json::json!({ "serials": serials });
+            for (kind, name, result) in guard.call_all("cut", args, Duration::from_secs(10)).await {
+                match result {
+                    Ok(answer) if answer["cut"].as_u64() > Some(0) => {
+                        tracing::info!(kind = kind.as_str(), name, "cut {} connections", answer["cut"]);
+                    }
+                    Ok(_) => {}
+                    Err(e) => tracing::warn!(kind = kind.as_str(), name, "did not cut connections: {e}"),
+                }
+            }
+        });
+    }
+
     pub(super) fn health(&self) -> DaskHealth {
         self.health.clone()
     }
