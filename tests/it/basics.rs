@@ -289,7 +289,9 @@ print(sum(client.gather(client.map(task, range(900), path=COUNTS, seconds=0.1)))
         Ok(nodes.iter().filter_map(|n| n["generation"].as_u64()).min().unwrap_or(0))
     };
     // Four renewals are more than one whole life.
-    wait_for("the fourth generation on all nodes", || Ok((generation(&home)? >= 5).then_some(())))?;
+    wait_for("the fourth generation on all nodes", || {
+        Ok((generation(&home)? >= 5).then_some(()))
+    })?;
     // A new client and new connections between workers meet renewed certificates.
     let out = home.compute(
         "demo",

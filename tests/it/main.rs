@@ -1,3 +1,4 @@
 //! End-to-end tests: real programs, real TLS, real Dask.
 
 mod basics;
+mod fuzz;

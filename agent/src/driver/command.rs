@@ -172,7 +172,9 @@ fn revoked_serials(pem: &str) -> Vec<String> {
     for block in Pem::iter_from_buffer(pem.as_bytes()).flatten() {
         if let Ok((_, crl)) = CertificateRevocationList::from_der(&block.contents) {
             serials.extend(crl.iter_revoked_certificates().map(|c| {
-                c.raw_serial().iter().fold(String::new(), |s, b| s + &format!("{b:02x}"))
+                c.raw_serial()
+                    .iter()
+                    .fold(String::new(), |s, b| s + &format!("{b:02x}"))
             }));
         }
     }
