@@ -123,7 +123,7 @@ async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>)
         .filter(|(m, _)| m.role == Role::Worker)
         .map(|(_, e)| e)
         .collect();
-    let install = making.install(ctx, wanted, workers, until);
+    let install = making.install(ctx, wanted, &machines, workers, until);
     let Access { record, link, .. } = match install.await {
         Ok(done) => done,
         Err(e) => return Err(with_console(ctx, &machines, e).await),
@@ -157,6 +157,9 @@ async fn wait(
 
 /// A hub that was never reached has said why on its console, if anywhere.
 async fn with_console(ctx: &Context, machines: &[Machine], mut e: ApiError) -> ApiError {
+    if e.message.contains("'s console:") {
+        return e;
+    }
     if let Some(scheduler) = access::scheduler(machines) {
         let lines = watch::console_tail(ctx, scheduler).await;
         if !lines.is_empty() {
@@ -225,6 +228,11 @@ async fn undo(ctx: &Context, wanted: &Wanted, mut e: ApiError, see: Observe<'_>)
     match down::remove_all(ctx, name, see).await {
         Ok(report) if report.left.is_empty() => {
             e.message += "\n  done: what was created has been deleted";
+            // There is nothing to look at any more.
+            e.hint.retain(|h| !h.starts_with("herdsman logs"));
+            return e.with_hint(format!(
+                "herdsman up {name} --keep-failed      keeps what fails, for `herdsman logs {name}`"
+            ));
         }
         Ok(report) => {
             e.message += &format!("\n  done: deleted all but {} resources", report.left.len());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use herdsman_wire::report::{ClusterStatus, Event, EventKind, LogLine, NodeState, NodeStatus, Phase, PhaseStatus};
 use herdsman_wire::session::{LogQuery, StreamRequest};
-use herdsman_wire::{ApiError, Code, NodeName, Role};
+use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::Instant;
 
@@ -19,6 +19,8 @@ use crate::provider::Machine;
 const POLL: Duration = Duration::from_secs(5);
 /// How often the provider is asked whether machines still run.
 const LOOK_AT_MACHINES: Duration = Duration::from_secs(2);
+/// Pause before a hub that did not answer is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Log lines in an error.
 const LINES: u32 = 6;
 
@@ -85,8 +87,33 @@ pub(super) async fn wait(
     let mut counted = None;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let status: ClusterStatus = link.get("/v1/status", SOON).await?;
-        after = after.max(tell(link, after, Duration::ZERO, see).await?);
+        let asked = async {
+            let status: ClusterStatus = link.get("/v1/status", SOON).await?;
+            let last = tell(link, after, Duration::ZERO, see).await?;
+            Ok::<_, ApiError>((status, last))
+        };
+        let status = match asked.await {
+            Ok((status, last)) => {
+                after = after.max(last);
+                status
+            }
+            // An agent that died is started again within a second.
+            Err(e) if e.retryable && !left.is_zero() => {
+                if looked.elapsed() > LOOK_AT_MACHINES {
+                    looked = Instant::now();
+                    if let Some(dead) = dead_scheduler(ctx, machines).await {
+                        return Err(dead);
+                    }
+                }
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            Err(e) if e.retryable => {
+                let text = format!("the time is over, and the hub does not answer: {}", e.message);
+                return Err(ApiError::new(Code::Deadline, text));
+            }
+            Err(e) => return Err(e),
+        };
         let ready = ready_workers(&status);
         if counted != Some(ready) {
             counted = Some(ready);
@@ -113,7 +140,11 @@ pub(super) async fn wait(
             }
         }
         if status.events <= after {
-            after = after.max(tell(link, after, POLL.min(left), see).await?);
+            match tell(link, after, POLL.min(left), see).await {
+                Ok(last) => after = after.max(last),
+                Err(e) if e.retryable => {}
+                Err(e) => return Err(e),
+            }
         }
     }
 }
@@ -135,6 +166,51 @@ async fn dead_machine(ctx: &Context, machines: &[Machine], status: &ClusterStatu
         .map(|m| &m.node)
         .find(|n| !runs(n) && !ready(n))
         .cloned()
+}
+
+/// Ends when the scheduler's machine does not run any more, with the cause.
+pub(super) async fn end_of_scheduler(ctx: &Context, machines: &[Machine]) -> ApiError {
+    loop {
+        tokio::time::sleep(LOOK_AT_MACHINES).await;
+        if let Some(dead) = dead_scheduler(ctx, machines).await {
+            return dead;
+        }
+    }
+}
+
+/// Why the scheduler's machine does not run any more, if so.
+async fn dead_scheduler(ctx: &Context, machines: &[Machine]) -> Option<ApiError> {
+    let scheduler = super::access::scheduler(machines)?;
+    let now = ctx.provider.list(Some(&scheduler.cluster.name)).await.ok()?;
+    if now.iter().any(|m| m.node == scheduler.node && m.running) {
+        return None;
+    }
+    let console = console_tail(ctx, scheduler).await;
+    let e = last_error(&console).unwrap_or_else(|| ApiError::new(Code::Boot, "its agent ended"));
+    let mut text = format!("{} cannot start: {}", scheduler.node, e.message);
+    if e.code == Code::Clock {
+        text += &format!("\n  this computer's clock shows {}", Timestamp::now());
+    }
+    text += &format!("\n  last lines of {}'s console:", scheduler.node);
+    for line in &console {
+        text += &format!("\n    {line}");
+    }
+    Some(ApiError { message: text, ..e })
+}
+
+/// The last error with a code that an agent wrote to its console, with its hints.
+fn last_error(console: &[String]) -> Option<ApiError> {
+    let at = console
+        .iter()
+        .rposition(|l| l.contains(" ERROR ") && l.contains(" code=E-"))?;
+    let (text, code) = console[at].rsplit_once(" code=")?;
+    let code = serde_json::from_value(serde_json::Value::from(code.trim())).ok()?;
+    let message = text.split_once(" ERROR ")?.1.trim();
+    let mut e = ApiError::new(code, message);
+    e.retryable = false;
+    let hints = console[at + 1..].iter().map_while(|l| l.split_once(" ERROR try: "));
+    e.hint = hints.map(|(_, hint)| hint.to_owned()).collect();
+    Some(e)
 }
 
 /// Tells of new events; gives the number of the last.
@@ -196,7 +272,11 @@ async fn explain(
                 );
                 if let Some(e) = &p.error {
                     text += &format!(": {}", e.message);
-                    hints.extend(e.hint.iter().cloned());
+                    let named = |h: &String| {
+                        h.replace("NAME NODE", &format!("{} {name}", status.name))
+                            .replace("NAME", status.name.as_str())
+                    };
+                    hints.extend(e.hint.iter().map(named));
                     // The cause has a code of its own, which says more than ours.
                     if code == Code::Boot && p.status == PhaseStatus::Failed {
                         code = e.code;
@@ -212,7 +292,12 @@ async fn explain(
             .and_then(|p| p.error.as_ref())
             .is_some_and(|e| e.message.contains('\n'));
         if !shown {
-            for line in last_lines(ctx, link, machines, name, heard).await {
+            let lines = last_lines(ctx, link, machines, name, heard).await;
+            if let Some(e) = last_error(&lines).filter(|_| code == Code::Boot && !heard) {
+                code = e.code;
+                hints.extend(e.hint);
+            }
+            for line in lines {
                 text += &format!("\n    {line}");
             }
         }
@@ -280,7 +365,6 @@ pub async fn tail_of(link: &Link, node: &NodeName, lines: u32) -> Result<Vec<Log
 
 #[cfg(test)]
 mod tests {
-    use herdsman_wire::Timestamp;
     use herdsman_wire::report::{Ending, NodeReport, PhaseName};
 
     use super::*;
@@ -350,6 +434,24 @@ mod tests {
             judge(&status(&[Failed, Ready, Ready]), &goal(0)),
             Verdict::Hopeless(vec!["d-scheduler".parse().unwrap()])
         );
+    }
+
+    #[test]
+    fn a_console_tells_code_cause_and_hints() {
+        let lines = [
+            "2026-11-24T10:00:00Z  INFO the agent starts node=d-scheduler",
+            "2026-11-24T10:00:05Z ERROR this machine's clock shows x code=E-CLOCK",
+            "2026-11-24T10:00:05Z ERROR try: set the clock",
+            "keeper: the agent (process 7) ended: exit code 3",
+        ]
+        .map(str::to_owned);
+        let e = last_error(&lines).unwrap();
+        assert_eq!(
+            (e.code, e.message.as_str()),
+            (Code::Clock, "this machine's clock shows x")
+        );
+        assert_eq!(e.hint, ["set the clock"]);
+        assert!(last_error(&lines[..1]).is_none());
     }
 
     #[test]
