@@ -108,9 +108,11 @@ pub async fn run(config: &Path, log: impl Fn(Option<&LogStore>)) -> ExitCode {
         }
     };
     log(Some(&logs));
+    // A hub that has members comes back when its port is free again.
+    let is_new = !crate::hub::Hub::is_installed(&join.paths.state);
     match Driver::start(join, logs, started).await {
         Ok((driver, inputs)) => driver.run(inputs).await,
-        Err(e) if is_final(&e) => refused(&e),
+        Err(e) if is_final(&e) || (is_new && e.code == Code::Port) => refused(&e),
         Err(e) => {
             tell(&e);
             ExitCode::FAILURE

@@ -239,7 +239,7 @@ async fn shrink(ctx: &Context, access: &Access, request: Retire, see: Observe<'_
 
 /// Deletes machines and makes the hub forget their nodes, in this order: a node
 /// that is forgotten first could not be found by the next command.
-async fn remove(
+pub(super) async fn remove(
     ctx: &Context,
     access: &Access,
     nodes: &[NodeName],
