@@ -37,7 +37,9 @@ fn source(session: &Session, named: Option<&PathBuf>) -> Result<(Interpreter, En
     let settings = session.load(&UpArgs::default())?.settings;
     let cwd = session.cwd()?;
     let variables = environment::interpreter::variables();
-    let named = named.or(settings.python.as_ref()).map(|p| p.to_string_lossy().into_owned());
+    let named = named
+        .or(settings.python.as_ref())
+        .map(|p| p.to_string_lossy().into_owned());
     let python = environment::find_interpreter(&cwd, &variables, named.as_deref()).map_err(ApiError::from)?;
     let include = settings.include.iter().map(|p| p.to_string_lossy().into_owned());
     let request = EnvRequest {
@@ -99,7 +101,11 @@ fn show(session: &Session, copy: &Copy) -> Result<(), Error> {
         ]);
     }
     printer.data(&table.text())?;
-    printer.note(&format!("{}, id {}", copy.summary(), copy.id.get(..12).unwrap_or(&copy.id)));
+    printer.note(&format!(
+        "{}, id {}",
+        copy.summary(),
+        copy.id.get(..12).unwrap_or(&copy.id)
+    ));
     Ok(())
 }
 
