@@ -311,10 +311,10 @@ print(c.submit(len, a, workers=['demo-w1'], pure=False).result())",
 
 /// A `herdsman` command that stays until it is told to end, and the first JSON
 /// document that it prints.
-struct Staying(std::process::Child);
+pub(crate) struct Staying(std::process::Child);
 
 impl Staying {
-    fn start(home: &Home, args: &[&str]) -> Result<(Self, Value)> {
+    pub(crate) fn start(home: &Home, args: &[&str]) -> Result<(Self, Value)> {
         use std::io::BufRead as _;
         let mut child = home
             .command(&[args, &["-o", "json"]].concat())?
@@ -334,7 +334,7 @@ impl Staying {
     }
 
     /// Ctrl-C; it must end well.
-    fn interrupt(mut self) -> Result<()> {
+    pub(crate) fn interrupt(mut self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
         let status = self.0.wait()?;
