@@ -66,6 +66,7 @@ impl Driver {
 
     fn on_registered(&mut self) {
         self.dask.control(Control::Running);
+        self.dask_runs();
         if self.phases.done(PhaseName::Dask, Timestamp::now()) {
             tracing::info!("registered at the scheduler");
         }

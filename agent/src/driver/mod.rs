@@ -222,7 +222,6 @@ impl Driver {
             Input::Identity(outcome) => self.on_identity(*outcome),
             Input::Environment(outcome) => self.on_environment(outcome),
             Input::Dask(health) => self.on_dask_health(health),
-            Input::Note(note) => self.on_dask_note(&note),
             Input::Guard(event) => self.on_guard(event),
             Input::Session(news) => self.on_session(news),
             Input::Down(down) => self.on_down(down),
