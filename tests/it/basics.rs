@@ -391,3 +391,19 @@ print(code(jar, '/workers'), code(jar, '/health'), code(stranger, '/status'), co
     home.ok(&["down", "demo"])?;
     home.assert_clean()
 }
+
+#[test]
+fn dask_that_dies_at_its_start_is_told_with_its_last_words() -> Result<()> {
+    let home = Home::new()?;
+    let started = std::time::Instant::now();
+    let ran = home.run(&["up", "demo", "--workers", "1", "--scheduler-option=--no-such-flag"])?;
+    ensure!(ran.code == 7 && ran.err.contains("error[E-DASK]"), "{ran:?}");
+    ensure!(
+        ran.err.contains("Unknown argument") || ran.err.contains("No such option"),
+        "{ran:?}"
+    );
+    ensure!(ran.err.contains("what was created has been deleted"), "{ran:?}");
+    // By its cause, not by the deadline of five minutes.
+    ensure!(started.elapsed() < herdsman_tests::home::LONG);
+    home.assert_clean()
+}
