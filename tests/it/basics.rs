@@ -308,3 +308,102 @@ print(c.submit(len, a, workers=['demo-w1'], pure=False).result())",
     home.ok(&["down", "demo"])?;
     home.assert_clean()
 }
+
+/// A `herdsman` command that stays until it is told to end, and the first JSON
+/// document that it prints.
+pub(crate) struct Staying(std::process::Child);
+
+impl Staying {
+    pub(crate) fn start(home: &Home, args: &[&str]) -> Result<(Self, Value)> {
+        use std::io::BufRead as _;
+        let mut child = home
+            .command(&[args, &["-o", "json"]].concat())?
+            .stdout(std::process::Stdio::piped())
+            .spawn()?;
+        let out = child.stdout.take().context("no output")?;
+        let mut text = String::new();
+        let mut value = None;
+        for line in std::io::BufReader::new(out).lines() {
+            text += &line?;
+            value = serde_json::from_str(&text).ok();
+            if value.is_some() {
+                break;
+            }
+        }
+        Ok((Self(child), value.context(text)?))
+    }
+
+    /// Ctrl-C; it must end well.
+    pub(crate) fn interrupt(mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+        let status = self.0.wait()?;
+        ensure!(status.success(), "{status}");
+        Ok(())
+    }
+}
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn dashboard_and_scheduler_are_reached_through_the_hub() -> Result<()> {
+    let home = Home::new()?;
+    home.ok(&["up", "demo", "--workers", "1"])?;
+    let (dash, said) = Staying::start(&home, &["dash", "demo", "--no-open"])?;
+    let url = said["dashboard"].as_str().context("dashboard")?;
+    let program = format!(
+        "
+import http.cookiejar, urllib.error, urllib.parse, urllib.request
+url = {url:?}
+base = '{{0.scheme}}://{{0.netloc}}'.format(urllib.parse.urlsplit(url))
+def code(opener, path, **headers):
+    try:
+        return opener.open(urllib.request.Request(base + path, headers=headers), timeout=30).status
+    except urllib.error.HTTPError as e:
+        return e.code
+jar = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+stranger = urllib.request.build_opener()
+page = jar.open(url, timeout=30).read().decode()
+assert 'Dask Diagnostic UI' in page and 'bokeh' in page, page[:500]
+print(code(jar, '/workers'), code(jar, '/health'), code(stranger, '/status'), code(jar, '/status', Host='evil.example'),
+      code(jar, '/status', Origin='http://evil.example'), code(jar, '/proxy/1/x/'))
+"
+    );
+    let codes = home.compute("demo", &program)?;
+    ensure!(
+        codes.trim() == "200 200 403 403 403 403" || codes.trim() == "200 200 403 403 403 404",
+        "{codes}"
+    );
+    dash.interrupt()?;
+    let (connect, said) = Staying::start(&home, &["connect", "demo"])?;
+    let address = said["scheduler"].as_str().context("scheduler")?;
+    let out = home.compute(
+        "demo",
+        &format!("from dask.distributed import Client; print(Client({address:?}).submit(abs, -5).result())"),
+    )?;
+    ensure!(out.trim() == "5", "{out}");
+    connect.interrupt()?;
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()
+}
+
+#[test]
+fn dask_that_dies_at_its_start_is_told_with_its_last_words() -> Result<()> {
+    let home = Home::new()?;
+    let started = std::time::Instant::now();
+    let ran = home.run(&["up", "demo", "--workers", "1", "--scheduler-option=--no-such-flag"])?;
+    ensure!(ran.code == 7 && ran.err.contains("error[E-DASK]"), "{ran:?}");
+    ensure!(
+        ran.err.contains("Unknown argument") || ran.err.contains("No such option"),
+        "{ran:?}"
+    );
+    ensure!(ran.err.contains("what was created has been deleted"), "{ran:?}");
+    // By its cause, not by the deadline of five minutes.
+    ensure!(started.elapsed() < herdsman_tests::home::LONG);
+    home.assert_clean()
+}

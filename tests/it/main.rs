@@ -1,4 +1,5 @@
 //! End-to-end tests: real programs, real TLS, real Dask.
 
 mod basics;
+mod dashboard;
 mod fuzz;
