@@ -44,8 +44,10 @@ enum Verdict {
     Hopeless(Vec<NodeName>),
 }
 
-fn judge(status: &ClusterStatus, goal: &Goal) -> Verdict {
-    let is_dead = |n: &&NodeStatus| matches!(n.state, NodeState::Failed | NodeState::Revoked);
+/// `gone` are nodes whose machine does not run any more. As long as other nodes
+/// are on their way nothing is hopeless: they may make a cluster that can be used.
+fn judge(status: &ClusterStatus, goal: &Goal, gone: &BTreeSet<NodeName>) -> Verdict {
+    let is_dead = |n: &&NodeStatus| matches!(n.state, NodeState::Failed | NodeState::Revoked) || gone.contains(&n.name);
     let scheduler = status.nodes.iter().find(|n| n.role == Role::Scheduler);
     if let Some(s) = scheduler.filter(is_dead) {
         return Verdict::Hopeless(vec![s.name.clone()]);
@@ -55,14 +57,17 @@ fn judge(status: &ClusterStatus, goal: &Goal) -> Verdict {
         return Verdict::Reached;
     }
     let workers = status.nodes.iter().filter(|n| n.role == Role::Worker);
-    let (dead, alive): (Vec<_>, Vec<_>) = workers.partition(is_dead);
+    let (dead, alive): (Vec<_>, Vec<_>) = workers.partition(|n| is_dead(&n));
     let dead: Vec<NodeName> = dead
         .into_iter()
         .filter(|n| goal.nodes.contains(&n.name))
         .map(|n| n.name.clone())
         .collect();
     let possible = u32::try_from(alive.len()).unwrap_or(u32::MAX);
-    if !dead.is_empty() && possible < goal.workers {
+    let on_their_way = alive
+        .iter()
+        .any(|n| matches!(n.state, NodeState::Expected | NodeState::Starting));
+    if !dead.is_empty() && possible < goal.workers && !on_their_way {
         Verdict::Hopeless(dead)
     } else {
         Verdict::Wait
@@ -85,6 +90,7 @@ pub(super) async fn wait(
     let mut after = 0;
     let mut looked = Instant::now();
     let mut counted = None;
+    let mut gone = BTreeSet::new();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let asked = async {
@@ -119,7 +125,7 @@ pub(super) async fn wait(
             counted = Some(ready);
             see(&Step::Count(ready, goal.wanted));
         }
-        match judge(&status, goal) {
+        match judge(&status, goal, &gone) {
             Verdict::Reached => return Ok(status),
             Verdict::Hopeless(nodes) => return Err(explain(ctx, link, machines, &status, &nodes, None).await),
             Verdict::Wait if left.is_zero() => {
@@ -135,8 +141,9 @@ pub(super) async fn wait(
         }
         if looked.elapsed() > LOOK_AT_MACHINES {
             looked = Instant::now();
-            if let Some(dead) = dead_machine(ctx, machines, &status).await {
-                return Err(explain(ctx, link, machines, &status, &[dead], None).await);
+            gone = dead_machines(ctx, machines, &status).await;
+            if !gone.is_empty() {
+                continue;
             }
         }
         if status.events <= after {
@@ -149,23 +156,21 @@ pub(super) async fn wait(
     }
 }
 
-/// A machine that is gone or does not run, and whose node is not ready.
-async fn dead_machine(ctx: &Context, machines: &[Machine], status: &ClusterStatus) -> Option<NodeName> {
-    let now = ctx
-        .provider
-        .list(machines.first().map(|m| &m.cluster.name))
-        .await
-        .ok()?;
+/// Nodes that are not ready and whose machine is gone or does not run.
+async fn dead_machines(ctx: &Context, machines: &[Machine], status: &ClusterStatus) -> BTreeSet<NodeName> {
+    let Some(cluster) = machines.first().map(|m| &m.cluster.name) else {
+        return BTreeSet::new();
+    };
+    let Ok(now) = ctx.provider.list(Some(cluster)).await else {
+        return BTreeSet::new();
+    };
     let runs = |node: &NodeName| now.iter().any(|m| m.node == *node && m.running);
     let ready = |node: &NodeName| {
         let state = status.nodes.iter().find(|n| n.name == *node).map(|n| n.state);
-        matches!(state, Some(NodeState::Ready | NodeState::Starting))
+        matches!(state, Some(NodeState::Ready))
     };
-    machines
-        .iter()
-        .map(|m| &m.node)
-        .find(|n| !runs(n) && !ready(n))
-        .cloned()
+    let dead = machines.iter().map(|m| &m.node).filter(|n| !runs(n) && !ready(n));
+    dead.cloned().collect()
 }
 
 /// Ends when the scheduler's machine does not run any more, with the cause.
@@ -421,19 +426,25 @@ mod tests {
     #[test]
     fn verdicts() {
         use NodeState::{Failed, Ready, Starting};
-        assert_eq!(judge(&status(&[Ready, Ready, Ready]), &goal(2)), Verdict::Reached);
-        assert_eq!(judge(&status(&[Ready, Starting, Starting]), &goal(0)), Verdict::Reached);
-        assert_eq!(judge(&status(&[Starting, Ready, Ready]), &goal(2)), Verdict::Wait);
-        assert_eq!(judge(&status(&[Ready, Ready, Starting]), &goal(2)), Verdict::Wait);
-        assert_eq!(judge(&status(&[Ready, Failed, Starting]), &goal(1)), Verdict::Wait);
-        assert_eq!(
-            judge(&status(&[Ready, Failed, Ready]), &goal(2)),
-            Verdict::Hopeless(vec!["d-w0".parse().unwrap()])
-        );
-        assert_eq!(
-            judge(&status(&[Failed, Ready, Ready]), &goal(0)),
-            Verdict::Hopeless(vec!["d-scheduler".parse().unwrap()])
-        );
+        let none = BTreeSet::new();
+        let w1 = BTreeSet::from(["d-w1".parse().unwrap()]);
+        let hopeless = |n: &str| Verdict::Hopeless(vec![n.parse().unwrap()]);
+        for (states, workers, gone, verdict) in [
+            ([Ready, Ready, Ready], 2, &none, Verdict::Reached),
+            ([Ready, Starting, Starting], 0, &none, Verdict::Reached),
+            ([Starting, Ready, Ready], 2, &none, Verdict::Wait),
+            ([Ready, Ready, Starting], 2, &none, Verdict::Wait),
+            ([Ready, Failed, Starting], 1, &none, Verdict::Wait),
+            ([Ready, Failed, Ready], 2, &none, hopeless("d-w0")),
+            // The other one may still make a cluster that can be used.
+            ([Ready, Failed, Starting], 2, &none, Verdict::Wait),
+            ([Ready, Ready, Starting], 2, &w1, hopeless("d-w1")),
+            ([Ready, Starting, Starting], 2, &w1, Verdict::Wait),
+            ([Failed, Ready, Ready], 0, &none, hopeless("d-scheduler")),
+        ] {
+            let now = judge(&status(&states), &goal(workers), gone);
+            assert_eq!(now, verdict, "{states:?} {workers} {gone:?}");
+        }
     }
 
     #[test]
