@@ -144,7 +144,7 @@ async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>)
         Ok(done) => done,
         Err(e) => return Err(with_console(ctx, &machines, e).await.into()),
     };
-    match wait(ctx, wanted, &access.link, &machines, until, see).await {
+    match wait(ctx, wanted, &access.link, &machines, 0, until, see).await {
         Ok(status) => Ok(Outcome {
             record: access.record,
             status,
@@ -205,6 +205,7 @@ async fn wait(
     wanted: &Wanted,
     link: &Link,
     machines: &[Machine],
+    after: u64,
     until: Instant,
     see: Observe<'_>,
 ) -> Result<Option<ClusterStatus>, ApiError> {
@@ -215,6 +216,7 @@ async fn wait(
         workers: workers.min(wanted.workers),
         nodes: machines.iter().map(|m| m.node.clone()).collect::<BTreeSet<_>>(),
         wanted: wanted.workers,
+        after,
     };
     watch::wait(ctx, link, machines, &goal, until, see).await.map(Some)
 }
@@ -272,7 +274,8 @@ async fn converge(
         status = Some(report.status);
     } else if wanted.wait_for.is_some() {
         let machines = ctx.provider.list(Some(&wanted.name)).await?;
-        status = wait(ctx, wanted, &access.link, &machines, until, see).await?;
+        let after = status.as_ref().map_or(0, |s| s.events);
+        status = wait(ctx, wanted, &access.link, &machines, after, until, see).await?;
     }
     Ok(Outcome {
         record: access.record,

@@ -33,6 +33,8 @@ pub struct Goal {
     pub nodes: BTreeSet<NodeName>,
     /// How many workers are wanted in the end; for the count that is shown.
     pub wanted: u32,
+    /// Events up to this number are an old story that is not told again.
+    pub after: u64,
 }
 
 /// Where a cluster stands against a goal.
@@ -87,7 +89,7 @@ pub(super) async fn wait(
     until: Instant,
     see: Observe<'_>,
 ) -> Result<ClusterStatus, ApiError> {
-    let mut after = 0;
+    let mut after = goal.after;
     let mut looked = Instant::now();
     let mut counted = None;
     let mut gone = BTreeSet::new();
@@ -420,6 +422,7 @@ mod tests {
             workers,
             nodes: ["d-w0", "d-w1"].iter().map(|n| n.parse().unwrap()).collect(),
             wanted: 2,
+            after: 0,
         }
     }
 
