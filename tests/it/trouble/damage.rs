@@ -10,7 +10,7 @@ use herdsman_tests::trouble::{SmallDisk, agents, assert_no_namespace, fails, fin
 fn journal(home: &Home, node: &str) -> Result<std::path::PathBuf> {
     let found: Vec<_> = folders(home, node)
         .into_iter()
-        .flat_map(|d| find(&d, "journal"))
+        .flat_map(|d| find(&d, "journal.jsonl"))
         .collect();
     found.into_iter().next().context("the hub has no journal")
 }
