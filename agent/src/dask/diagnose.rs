@@ -74,7 +74,7 @@ fn cause(role: Role, line: &str) -> Option<Cause> {
     if low.contains("no space left on device") {
         return Some((
             Code::Disk,
-            "no space is left on the node's disk".to_owned(),
+            "no space left on the node's disk".to_owned(),
             Some("df -h                          on the node says which disk is full"),
         ));
     }

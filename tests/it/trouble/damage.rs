@@ -126,7 +126,7 @@ fn a_full_disk_is_told_wherever_it_hits() -> Result<()> {
             home.ok(&["down", "tfull"])?;
         } else {
             ensure!(
-                ran.code == 1 && ran.err.contains("error[E-DISK]") && ran.err.contains("No space left"),
+                ran.code == 1 && ran.err.contains("error[E-DISK]") && ran.err.to_lowercase().contains("no space left"),
                 "{pages} pages: {ran:?}"
             );
             ensure!(ran.err.contains("try: "), "{pages} pages: {ran:?}");
