@@ -153,7 +153,7 @@ mod tests {
         assert!(
             of("[Errno 98] Address already in use")
                 .message
-                .contains("a port that Dask needs")
+                .contains("port 8786 is taken")
         );
     }
 }
