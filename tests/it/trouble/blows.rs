@@ -29,9 +29,7 @@ fn up_with_a_blow(node: &str, text: &str) -> Result<()> {
     while !struck {
         ensure!(started.elapsed() < LONG, "{node} never logged `{text}`");
         if has_logged(&home, node, text) {
-            struck = agents(&home, node)
-                .into_iter()
-                .fold(false, |any, pid| strike(pid) || any);
+            struck = agents(&home, node).into_iter().filter(|pid| strike(*pid)).count() > 0;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
