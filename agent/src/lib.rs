@@ -1,6 +1,7 @@
 //! The agent: one program in each machine of a cluster.
 
 pub mod client;
+pub mod clock;
 pub mod dask;
 pub mod driver;
 pub mod environment;

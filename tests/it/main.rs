@@ -3,3 +3,4 @@
 mod basics;
 mod dashboard;
 mod fuzz;
+mod trouble;

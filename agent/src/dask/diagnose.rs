@@ -2,7 +2,7 @@
 //! a chain of exceptions first and what became of it last, so the first one found
 //! counts; what nobody foresaw is told as it stands there.
 
-use herdsman_wire::{ApiError, Code, Role};
+use herdsman_wire::{ApiError, Code, Role, limits};
 
 /// Lines of output in an error.
 const LINES: usize = 8;
@@ -18,7 +18,7 @@ pub fn diagnose(role: Role, how: &str, lines: &[String]) -> ApiError {
         Role::Scheduler => "dask scheduler",
         Role::Worker => "dask worker",
     };
-    let found = lines.iter().find_map(|line| cause(line));
+    let found = lines.iter().find_map(|line| cause(role, line));
     let (code, why, hint) = match found {
         Some(found) => found,
         None => (Code::Dask, root(lines).unwrap_or_default().to_owned(), None),
@@ -43,7 +43,7 @@ pub fn diagnose(role: Role, how: &str, lines: &[String]) -> ApiError {
 type Cause = (Code, String, Option<&'static str>);
 
 /// The cause that one line names.
-fn cause(line: &str) -> Option<Cause> {
+fn cause(role: Role, line: &str) -> Option<Cause> {
     let low = line.to_ascii_lowercase();
     if let Some(at) = line.find("No module named ") {
         let rest = &line[at + "No module named ".len()..];
@@ -59,7 +59,12 @@ fn cause(line: &str) -> Option<Cause> {
         ));
     }
     if low.contains("address already in use") || low.contains("port is already in use") {
-        let which = port(line).map_or_else(|| "a port that Dask needs".to_owned(), |p| format!("port {p}"));
+        // A dashboard moves to another port, a scheduler must not.
+        let which = match (port(line), role) {
+            (Some(p), _) => format!("port {p}"),
+            (None, Role::Scheduler) => format!("port {}", limits::SCHEDULER_PORT),
+            (None, Role::Worker) => format!("port {} or {}", limits::WORKER_PORT, limits::NANNY_PORT),
+        };
         return Some((
             Code::Port,
             format!("{which} is taken on the node"),
@@ -69,7 +74,7 @@ fn cause(line: &str) -> Option<Cause> {
     if low.contains("no space left on device") {
         return Some((
             Code::Disk,
-            "no space is left on the node's disk".to_owned(),
+            "no space left on the node's disk".to_owned(),
             Some("df -h                          on the node says which disk is full"),
         ));
     }
@@ -148,7 +153,7 @@ mod tests {
         assert!(
             of("[Errno 98] Address already in use")
                 .message
-                .contains("a port that Dask needs")
+                .contains("port 8786 is taken")
         );
     }
 }

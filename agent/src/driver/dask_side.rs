@@ -348,6 +348,11 @@ impl Driver {
         let how = new.last_exit.as_deref().unwrap_or("ended");
         let words = self.dask.last_words.borrow().clone();
         let mut e = diagnose(self.join.role, how, &words);
+        // On a full disk the last words are lost as well.
+        if e.code == Code::Dask && crate::health::is_full(&self.join.paths.state) {
+            let text = format!("no space left at {}: {}", self.join.paths.state.display(), e.message);
+            e = ApiError::new(Code::Disk, text).with_hint("free space on the node's disk, or give it a larger one");
+        }
         if self.dask.has_run || self.dask.crashes >= CRASHES || new.state == "failed" {
             if self.dask.crashes > 1 {
                 e.message = format!("{} times in a row: {}", self.dask.crashes, e.message);

@@ -12,6 +12,7 @@ use herdsman_wire::{ApiError, Code};
 use rustls::sign::CertifiedKey;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Driver, Input, Side};
@@ -23,6 +24,9 @@ use crate::identity::{Identity, enrol};
 
 /// Messages that may wait in each channel between hub and driver.
 const QUEUE: usize = 256;
+/// Who holds the port may be about to leave it.
+const PORT_WITHIN: Duration = Duration::from_secs(3);
+const PORT_AGAIN: Duration = Duration::from_millis(200);
 /// How often the hub looks at its clocks.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -120,7 +124,16 @@ fn certified(chain: &str, key: &herdsman_wire::Secret) -> Result<CertifiedKey, A
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ApiError> {
-    TcpListener::bind(address).await.map_err(|e| {
+    let until = Instant::now() + PORT_WITHIN;
+    let bound = loop {
+        match TcpListener::bind(address).await {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < until => {
+                tokio::time::sleep(PORT_AGAIN).await;
+            }
+            bound => break bound,
+        }
+    };
+    bound.map_err(|e| {
         let (code, hint) = if e.kind() == std::io::ErrorKind::AddrInUse {
             (
                 Code::Port,

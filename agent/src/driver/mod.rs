@@ -34,6 +34,7 @@ use herdsman_wire::spec::ClusterSpec;
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp};
 use tokio::sync::{mpsc, watch};
 
+use crate::clock;
 use crate::health::Sampler;
 use crate::identity::{Identity, Store};
 use crate::keeper::EXIT_REFUSED;
@@ -107,9 +108,11 @@ pub async fn run(config: &Path, log: impl Fn(Option<&LogStore>)) -> ExitCode {
         }
     };
     log(Some(&logs));
+    // A hub that has members comes back when its port is free again.
+    let is_new = !crate::hub::Hub::is_installed(&join.paths.state);
     match Driver::start(join, logs, started).await {
         Ok((driver, inputs)) => driver.run(inputs).await,
-        Err(e) if is_final(&e) => refused(&e),
+        Err(e) if is_final(&e) || (is_new && e.code == Code::Port) => refused(&e),
         Err(e) => {
             tell(&e);
             ExitCode::FAILURE
@@ -133,7 +136,7 @@ fn tell(e: &ApiError) {
 const fn is_final(e: &ApiError) -> bool {
     matches!(
         e.code,
-        Code::Malformed | Code::Protocol | Code::TooLarge | Code::NotFound | Code::Usage
+        Code::Malformed | Code::Protocol | Code::TooLarge | Code::NotFound | Code::Usage | Code::Clock
     )
 }
 
@@ -165,6 +168,13 @@ impl Driver {
         );
         let report = watch::Sender::new(NodeReport::default());
         let dask = dask_side::DaskSide::start(&join, inputs.clone())?;
+        let known = match join.role {
+            Role::Worker => store.load(now)?.is_some(),
+            Role::Scheduler => crate::hub::Hub::is_installed(&join.paths.state),
+        };
+        if !known {
+            clock::wait_until_plausible(&join).await?;
+        }
         let side = match join.role {
             Role::Worker => Side::Worker(WorkerSide::new()),
             Role::Scheduler => Side::Hub(Box::new(HubSide::start(&join, inputs.clone()).await?)),

@@ -100,6 +100,15 @@ impl Sampler {
     }
 }
 
+/// Less free space than this is none, bytes.
+const ROOM: u64 = 16 * 1024;
+
+/// Whether the file system of a folder has no room for even a line of a log.
+#[must_use]
+pub fn is_full(folder: &Path) -> bool {
+    rustix::fs::statvfs(folder).is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < ROOM)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -1,5 +1,6 @@
 //! Points in time as they cross the wire.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,22 @@ impl Timestamp {
     }
 }
 
+/// For people: `2026-11-24T08:15:00Z`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(t) = time::OffsetDateTime::from_unix_timestamp(self.seconds()) else {
+            return write!(f, "{} ms", self.0);
+        };
+        let (month, day) = (u8::from(t.month()), t.day());
+        let (hour, minute, second) = t.to_hms();
+        write!(
+            f,
+            "{:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z",
+            t.year()
+        )
+    }
+}
+
 const fn millis(d: Duration) -> u64 {
     let ms = d.as_millis();
     if ms > u64::MAX as u128 { u64::MAX } else { ms as u64 }
@@ -49,5 +66,16 @@ const fn millis(d: Duration) -> u64 {
 impl From<SystemTime> for Timestamp {
     fn from(t: SystemTime) -> Self {
         Self(t.duration_since(UNIX_EPOCH).map_or(0, millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_for_people() {
+        assert_eq!(Timestamp(1_700_000_000_123).to_string(), "2023-11-14T22:13:20Z");
+        assert_eq!(Timestamp(u64::MAX).to_string(), format!("{} ms", u64::MAX));
     }
 }

@@ -122,6 +122,12 @@ pub async fn renew_when_due(ctx: &Context, access: &mut Access) -> Result<(), Ap
 
 /// Gets new certificates of the hub, whatever the age of the old ones.
 pub(super) async fn renew(ctx: &Context, access: &mut Access) -> Result<(), ApiError> {
+    let (operator, client) = request(&access.link).await?;
+    use_keys(ctx, access, UserKeys { operator, client })
+}
+
+/// New certificates of the operator and of the Dask clients, from the hub.
+pub(super) async fn request(link: &Link) -> Result<(Credentials, Credentials), ApiError> {
     let (csr_operator, operator_key) = pki::new_request("operator")?;
     let (csr_client, client_key) = pki::new_request("client")?;
     let request = OperatorRequest {
@@ -129,11 +135,15 @@ pub(super) async fn renew(ctx: &Context, access: &mut Access) -> Result<(), ApiE
         csr_operator,
         csr_client,
     };
-    let issued: OperatorIssued = access.link.post("/v1/operator", &request, SOON).await?;
-    let keys = UserKeys {
-        operator: Credentials::new(issued.operator_chain, operator_key)?,
-        client: Credentials::new(issued.client_chain, client_key)?,
-    };
+    let issued: OperatorIssued = link.post("/v1/operator", &request, SOON).await?;
+    Ok((
+        Credentials::new(issued.operator_chain, operator_key)?,
+        Credentials::new(issued.client_chain, client_key)?,
+    ))
+}
+
+/// From now on these.
+pub(super) fn use_keys(ctx: &Context, access: &mut Access, keys: UserKeys) -> Result<(), ApiError> {
     ctx.store.save_keys(&access.record.cluster.name, &keys)?;
     access.link = link(ctx, &access.record, &keys.operator)?;
     access.keys = keys;

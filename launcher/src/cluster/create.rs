@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::access::{self, Access, ONE_TRY};
 use super::names::{scheduler_name, worker_name};
-use super::{Context, Observe, Step, Wanted};
+use super::{Context, Observe, Step, Wanted, watch};
 use crate::bootstrap::{self, Node};
-use crate::link::SOON;
+use crate::link::{Link, SOON};
 use crate::pki::{self, Roots};
 use crate::provider::{ClusterRef, Machine, MachineSpec, Placement, Tags};
 use crate::state::{Record, Stage, UserKeys};
@@ -20,6 +20,10 @@ use crate::state::{Record, Stage, UserKeys};
 /// is there within milliseconds, one in a cloud within half a minute.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// An installation that an agent's end cut off is tried so often in all.
+const INSTALLS: u32 = 5;
+/// And after this long.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// A cluster on its way: what is needed to finish or undo it.
 pub(super) struct Making {
@@ -181,44 +185,36 @@ impl Making {
     }
 
     /// Waits for the hub's agent, signs its issuing certificates, and gives the
-    /// roots up.
+    /// roots up once it has them in use.
     pub(super) async fn install(
         self,
         ctx: &Context,
         wanted: &Wanted,
+        machines: &[Machine],
         expected: Vec<Expected>,
         until: Instant,
     ) -> Result<Access, ApiError> {
         let Self { record, keys, roots } = self;
         let link = access::link(ctx, &record, &keys.operator)?;
-        let requests: CsrReply = patiently(until, || link.get("/v1/csr", ONE_TRY)).await?;
-        let now = Timestamp::now();
-        clocks(now, requests.facts.now)?;
-        let [issue_control, issue_scheduler, issue_node] = roots.sign_and_forget(&requests, now)?.0;
         let life = Duration::from_secs(wanted.spec.lives.operator_seconds);
-        let install = Install {
-            issue_control,
-            issue_scheduler,
-            issue_node,
+        let installation = Installation {
+            link: &link,
+            record: &record,
+            roots: &roots,
+            wanted,
             expected,
-            spec: wanted.spec.clone(),
-            created: record.created,
-            operator: Some(OperatorSerials {
+            operator: OperatorSerials {
                 user: ctx.user.clone(),
                 serials: [keys.operator.serial.clone(), keys.client.serial.clone()],
-                not_after: now.plus(life),
-            }),
+                not_after: Timestamp::now().plus(life),
+            },
+            until,
         };
-        let _: Done = link.post("/v1/install", &install, SOON).await?;
-        // Over a new connection the hub now has to show the certificate that it
-        // signed itself.
-        let version: VersionReply = link.get("/v1/version", SOON).await?;
-        if !version.installed || version.cluster != record.cluster.id {
-            return Err(ApiError::new(
-                Code::Internal,
-                "the hub does not say that it is installed",
-            ));
+        tokio::select! {
+            done = installation.run() => done?,
+            dead = watch::end_of_scheduler(ctx, machines) => return Err(dead),
         }
+        drop(roots);
         for blob in &wanted.blobs {
             link.put_blob(
                 &blob.sha256,
@@ -229,11 +225,77 @@ impl Making {
         }
         // The roots signed our own certificates, and there is no list of revoked
         // ones by the roots: Dask takes only what the hub signed.
+        let (operator, client) = patiently(until, || access::request(&link)).await?;
         let mut access = Access { record, keys, link };
-        access::renew(ctx, &mut access).await?;
+        access::use_keys(ctx, &mut access, UserKeys { operator, client })?;
         access.record.stage = Stage::Up;
         ctx.store.save(&access.record)?;
         Ok(access)
+    }
+}
+
+/// Making an agent the cluster's hub. The agent may be started anew at any point
+/// of it, with other keys as long as it was not installed.
+struct Installation<'a> {
+    link: &'a Link,
+    record: &'a Record,
+    roots: &'a Roots,
+    wanted: &'a Wanted,
+    expected: Vec<Expected>,
+    operator: OperatorSerials,
+    until: Instant,
+}
+
+impl Installation<'_> {
+    async fn run(&self) -> Result<(), ApiError> {
+        let mut tries = 0;
+        loop {
+            let result = match self.once().await {
+                // Over a new connection the hub now has to show the certificate
+                // that it signed itself.
+                Ok(()) => self.is_done().await,
+                Err(e) => Err(e),
+            };
+            let Err(e) = result else { return Ok(()) };
+            tries += 1;
+            if tries >= INSTALLS || Instant::now() >= self.until || e.code == Code::Clock {
+                return Err(e);
+            }
+            if e.code == Code::Conflict && self.is_done().await.is_ok() {
+                return Ok(());
+            }
+            tracing::debug!("the installation is tried again: {e}");
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn once(&self) -> Result<(), ApiError> {
+        let requests: CsrReply = patiently(self.until, || self.link.get("/v1/csr", ONE_TRY)).await?;
+        let now = Timestamp::now();
+        clocks(now, requests.facts.now)?;
+        let [issue_control, issue_scheduler, issue_node] = self.roots.sign(&requests, now)?.0;
+        let install = Install {
+            issue_control,
+            issue_scheduler,
+            issue_node,
+            expected: self.expected.clone(),
+            spec: self.wanted.spec.clone(),
+            created: self.record.created,
+            operator: Some(self.operator.clone()),
+        };
+        let _: Done = self.link.post("/v1/install", &install, SOON).await?;
+        Ok(())
+    }
+
+    async fn is_done(&self) -> Result<(), ApiError> {
+        let version: VersionReply = patiently(self.until, || self.link.get("/v1/version", ONE_TRY)).await?;
+        if version.installed && version.cluster == self.record.cluster.id {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            Code::Internal,
+            "the hub does not say that it is installed",
+        ))
     }
 }
 

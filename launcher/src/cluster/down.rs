@@ -58,7 +58,13 @@ pub(super) async fn remove_all(ctx: &Context, name: &ClusterName, see: Observe<'
     if let Some(mut record) = record.clone() {
         say_goodbye(ctx, &record).await;
         record.stage = Stage::Deleting;
-        ctx.store.save(&record)?;
+        // A full disk must not keep machines alive either.
+        if let Err(e) = ctx.store.save(&record) {
+            see(&Step::Note(format!(
+                "the record is not brought up to date: {}",
+                e.message
+            )));
+        }
     }
     for round in 1..=ROUNDS {
         let machines = ctx.provider.list(Some(name)).await?;

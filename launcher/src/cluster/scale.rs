@@ -187,6 +187,7 @@ async fn grow(
             workers: total,
             nodes: names.iter().cloned().collect::<BTreeSet<_>>(),
             wanted: total,
+            after: status.events,
         };
         watch::wait(ctx, &access.link, &machines, &goal, until, see).await
     };
@@ -198,6 +199,8 @@ async fn grow(
             status,
         }),
         Err(mut e) => {
+            // The logs of what is deleted are gone as well.
+            e.hint.retain(|h| !h.starts_with("herdsman logs"));
             let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
             let fine = |n: &NodeName| status.nodes.iter().any(|s| s.name == *n && s.state == NodeState::Ready);
             let failed: Vec<NodeName> = names.into_iter().filter(|n| !fine(n)).collect();
@@ -239,7 +242,7 @@ async fn shrink(ctx: &Context, access: &Access, request: Retire, see: Observe<'_
 
 /// Deletes machines and makes the hub forget their nodes, in this order: a node
 /// that is forgotten first could not be found by the next command.
-async fn remove(
+pub(super) async fn remove(
     ctx: &Context,
     access: &Access,
     nodes: &[NodeName],

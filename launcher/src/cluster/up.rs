@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use herdsman_wire::api::{Expected, VersionReply};
-use herdsman_wire::report::ClusterStatus;
-use herdsman_wire::{ApiError, Code, Role};
+use herdsman_wire::report::{ClusterStatus, NodeState, NodeStatus};
+use herdsman_wire::{ApiError, Code, NodeName, Role};
 use tokio::time::Instant;
 
 use super::access::{self, Access, ONE_TRY};
 use super::create::Making;
-use super::scale::{Target, scale_open};
+use super::scale::{self, Target, scale_open};
 use super::watch::{self, Goal};
 use super::{Context, Observe, Step, Wanted, down};
 use crate::link::Link;
@@ -32,7 +32,8 @@ pub struct Outcome {
 ///
 /// # Errors
 /// With the cause. What was made by this call has been deleted then, unless it
-/// is to be kept; the error's hints say so.
+/// is to be kept, or is a cluster that can be used with fewer workers
+/// ([`Code::Boot`]); the error says so.
 pub async fn up(ctx: &Context, wanted: &Wanted, see: Observe<'_>) -> Result<Outcome, ApiError> {
     let _lock = ctx.store.lock(&wanted.name, "up")?;
     let until = Instant::now() + wanted.start_timeout;
@@ -41,7 +42,8 @@ pub async fn up(ctx: &Context, wanted: &Wanted, see: Observe<'_>) -> Result<Outc
     }
     match fresh(ctx, wanted, until, see).await {
         Ok(outcome) => Ok(outcome),
-        Err(e) => Err(undo(ctx, wanted, e, see).await),
+        Err(Failure::Partly(e)) => Err(e),
+        Err(Failure::Wholly(e)) => Err(undo(ctx, wanted, e, see).await),
     }
 }
 
@@ -113,7 +115,21 @@ async fn installed(ctx: &Context, record: &Record) -> Option<Access> {
     Some(access)
 }
 
-async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>) -> Result<Outcome, ApiError> {
+/// How a new cluster failed.
+enum Failure {
+    /// What there is of it is to be deleted.
+    Wholly(ApiError),
+    /// It can be used, with fewer workers than wanted.
+    Partly(ApiError),
+}
+
+impl From<ApiError> for Failure {
+    fn from(e: ApiError) -> Self {
+        Self::Wholly(e)
+    }
+}
+
+async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>) -> Result<Outcome, Failure> {
     let mut making = Making::begin(ctx, wanted)?;
     let made = making.machines(ctx, wanted, see).await?;
     let (machines, expected): (Vec<Machine>, Vec<Expected>) = made.into_iter().unzip();
@@ -123,17 +139,65 @@ async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>)
         .filter(|(m, _)| m.role == Role::Worker)
         .map(|(_, e)| e)
         .collect();
-    let install = making.install(ctx, wanted, workers, until);
-    let Access { record, link, .. } = match install.await {
+    let install = making.install(ctx, wanted, &machines, workers, until);
+    let access = match install.await {
         Ok(done) => done,
-        Err(e) => return Err(with_console(ctx, &machines, e).await),
+        Err(e) => return Err(with_console(ctx, &machines, e).await.into()),
     };
-    let status = wait(ctx, wanted, &link, &machines, until, see).await?;
-    Ok(Outcome {
-        record,
-        status,
-        existed: false,
-    })
+    match wait(ctx, wanted, &access.link, &machines, 0, until, see).await {
+        Ok(status) => Ok(Outcome {
+            record: access.record,
+            status,
+            existed: false,
+        }),
+        Err(e) if wanted.keep_failed => Err(e.into()),
+        Err(e) => Err(without_failed(ctx, wanted, &access, &machines, e).await),
+    }
+}
+
+/// Where the scheduler and some workers are well, only the other workers are
+/// deleted: the cluster can be used and brought to its size later.
+async fn without_failed(ctx: &Context, wanted: &Wanted, access: &Access, machines: &[Machine], e: ApiError) -> Failure {
+    let Ok(status) = access.link.get::<ClusterStatus>("/v1/status", crate::link::SOON).await else {
+        return e.into();
+    };
+    let is_ready = |m: &&Machine| {
+        let ready = |n: &NodeStatus| n.name == m.node && n.state == NodeState::Ready;
+        status.nodes.iter().any(ready)
+    };
+    let (ready, failed): (Vec<&Machine>, Vec<&Machine>) = machines.iter().partition(is_ready);
+    let usable = ready.iter().filter(|m| m.role == Role::Worker).count();
+    if usable == 0 || failed.is_empty() || failed.iter().any(|m| m.role == Role::Scheduler) {
+        return e.into();
+    }
+    let names: Vec<NodeName> = failed.iter().map(|m| m.node.clone()).collect();
+    let text: Vec<&str> = names.iter().map(NodeName::as_str).collect();
+    let done = match scale::remove(ctx, access, &names, "did not start").await {
+        Ok(left) if left.is_empty() => format!("{} deleted, not replaced", text.join(", ")),
+        Ok(left) => format!("{} resources of {} could not be deleted", left.len(), text.join(", ")),
+        Err(cause) => format!("{} could not be deleted: {}", text.join(", "), cause.message),
+    };
+    let cause = e.message.replace('\n', "\n  ");
+    let mut partly = ApiError::new(
+        Code::Boot,
+        format!(
+            "{} of {} workers did not start; the cluster is up with the other {usable}\n  [{}] {cause}\n  done: {done}",
+            failed.len(),
+            wanted.workers,
+            e.code
+        ),
+    );
+    partly.hint = e.hint;
+    // They are gone, and their logs with them.
+    partly.hint.retain(|h| !h.starts_with("herdsman logs"));
+    Failure::Partly(
+        partly
+            .with_hint(format!(
+                "herdsman scale {} {}          tries again",
+                wanted.name, wanted.workers
+            ))
+            .with_hint(format!("herdsman down {}          deletes the cluster", wanted.name)),
+    )
 }
 
 async fn wait(
@@ -141,6 +205,7 @@ async fn wait(
     wanted: &Wanted,
     link: &Link,
     machines: &[Machine],
+    after: u64,
     until: Instant,
     see: Observe<'_>,
 ) -> Result<Option<ClusterStatus>, ApiError> {
@@ -151,12 +216,16 @@ async fn wait(
         workers: workers.min(wanted.workers),
         nodes: machines.iter().map(|m| m.node.clone()).collect::<BTreeSet<_>>(),
         wanted: wanted.workers,
+        after,
     };
     watch::wait(ctx, link, machines, &goal, until, see).await.map(Some)
 }
 
 /// A hub that was never reached has said why on its console, if anywhere.
 async fn with_console(ctx: &Context, machines: &[Machine], mut e: ApiError) -> ApiError {
+    if e.message.contains("'s console:") {
+        return e;
+    }
     if let Some(scheduler) = access::scheduler(machines) {
         let lines = watch::console_tail(ctx, scheduler).await;
         if !lines.is_empty() {
@@ -205,7 +274,8 @@ async fn converge(
         status = Some(report.status);
     } else if wanted.wait_for.is_some() {
         let machines = ctx.provider.list(Some(&wanted.name)).await?;
-        status = wait(ctx, wanted, &access.link, &machines, until, see).await?;
+        let after = status.as_ref().map_or(0, |s| s.events);
+        status = wait(ctx, wanted, &access.link, &machines, after, until, see).await?;
     }
     Ok(Outcome {
         record: access.record,
@@ -225,6 +295,11 @@ async fn undo(ctx: &Context, wanted: &Wanted, mut e: ApiError, see: Observe<'_>)
     match down::remove_all(ctx, name, see).await {
         Ok(report) if report.left.is_empty() => {
             e.message += "\n  done: what was created has been deleted";
+            // There is nothing to look at any more.
+            e.hint.retain(|h| !h.starts_with("herdsman logs"));
+            return e.with_hint(format!(
+                "herdsman up {name} --keep-failed      keeps what fails, for `herdsman logs {name}`"
+            ));
         }
         Ok(report) => {
             e.message += &format!("\n  done: deleted all but {} resources", report.left.len());

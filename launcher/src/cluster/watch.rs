@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use herdsman_wire::report::{ClusterStatus, Event, EventKind, LogLine, NodeState, NodeStatus, Phase, PhaseStatus};
 use herdsman_wire::session::{LogQuery, StreamRequest};
-use herdsman_wire::{ApiError, Code, NodeName, Role};
+use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::Instant;
 
@@ -19,6 +19,8 @@ use crate::provider::Machine;
 const POLL: Duration = Duration::from_secs(5);
 /// How often the provider is asked whether machines still run.
 const LOOK_AT_MACHINES: Duration = Duration::from_secs(2);
+/// Pause before a hub that did not answer is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Log lines in an error.
 const LINES: u32 = 6;
 
@@ -31,6 +33,8 @@ pub struct Goal {
     pub nodes: BTreeSet<NodeName>,
     /// How many workers are wanted in the end; for the count that is shown.
     pub wanted: u32,
+    /// Events up to this number are an old story that is not told again.
+    pub after: u64,
 }
 
 /// Where a cluster stands against a goal.
@@ -42,8 +46,10 @@ enum Verdict {
     Hopeless(Vec<NodeName>),
 }
 
-fn judge(status: &ClusterStatus, goal: &Goal) -> Verdict {
-    let is_dead = |n: &&NodeStatus| matches!(n.state, NodeState::Failed | NodeState::Revoked);
+/// `gone` are nodes whose machine does not run any more. As long as other nodes
+/// are on their way nothing is hopeless: they may make a cluster that can be used.
+fn judge(status: &ClusterStatus, goal: &Goal, gone: &BTreeSet<NodeName>) -> Verdict {
+    let is_dead = |n: &&NodeStatus| matches!(n.state, NodeState::Failed | NodeState::Revoked) || gone.contains(&n.name);
     let scheduler = status.nodes.iter().find(|n| n.role == Role::Scheduler);
     if let Some(s) = scheduler.filter(is_dead) {
         return Verdict::Hopeless(vec![s.name.clone()]);
@@ -60,7 +66,10 @@ fn judge(status: &ClusterStatus, goal: &Goal) -> Verdict {
         .map(|n| n.name.clone())
         .collect();
     let possible = u32::try_from(alive.len()).unwrap_or(u32::MAX);
-    if !dead.is_empty() && possible < goal.workers {
+    let on_their_way = alive
+        .iter()
+        .any(|n| matches!(n.state, NodeState::Expected | NodeState::Starting));
+    if !dead.is_empty() && possible < goal.workers && !on_their_way {
         Verdict::Hopeless(dead)
     } else {
         Verdict::Wait
@@ -80,19 +89,45 @@ pub(super) async fn wait(
     until: Instant,
     see: Observe<'_>,
 ) -> Result<ClusterStatus, ApiError> {
-    let mut after = 0;
+    let mut after = goal.after;
     let mut looked = Instant::now();
     let mut counted = None;
+    let mut gone = BTreeSet::new();
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let status: ClusterStatus = link.get("/v1/status", SOON).await?;
-        after = after.max(tell(link, after, Duration::ZERO, see).await?);
+        let asked = async {
+            let status: ClusterStatus = link.get("/v1/status", SOON).await?;
+            let last = tell(link, after, Duration::ZERO, see).await?;
+            Ok::<_, ApiError>((status, last))
+        };
+        let status = match asked.await {
+            Ok((status, last)) => {
+                after = after.max(last);
+                status
+            }
+            // An agent that died is started again within a second.
+            Err(e) if e.retryable && !left.is_zero() => {
+                if looked.elapsed() > LOOK_AT_MACHINES {
+                    looked = Instant::now();
+                    if let Some(dead) = dead_scheduler(ctx, machines).await {
+                        return Err(dead);
+                    }
+                }
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            Err(e) if e.retryable => {
+                let text = format!("the time is over, and the hub does not answer: {}", e.message);
+                return Err(ApiError::new(Code::Deadline, text));
+            }
+            Err(e) => return Err(e),
+        };
         let ready = ready_workers(&status);
         if counted != Some(ready) {
             counted = Some(ready);
             see(&Step::Count(ready, goal.wanted));
         }
-        match judge(&status, goal) {
+        match judge(&status, goal, &gone) {
             Verdict::Reached => return Ok(status),
             Verdict::Hopeless(nodes) => return Err(explain(ctx, link, machines, &status, &nodes, None).await),
             Verdict::Wait if left.is_zero() => {
@@ -108,33 +143,81 @@ pub(super) async fn wait(
         }
         if looked.elapsed() > LOOK_AT_MACHINES {
             looked = Instant::now();
-            if let Some(dead) = dead_machine(ctx, machines, &status).await {
-                return Err(explain(ctx, link, machines, &status, &[dead], None).await);
+            gone = dead_machines(ctx, machines, &status).await;
+            if !gone.is_empty() {
+                continue;
             }
         }
         if status.events <= after {
-            after = after.max(tell(link, after, POLL.min(left), see).await?);
+            match tell(link, after, POLL.min(left), see).await {
+                Ok(last) => after = after.max(last),
+                Err(e) if e.retryable => {}
+                Err(e) => return Err(e),
+            }
         }
     }
 }
 
-/// A machine that is gone or does not run, and whose node is not ready.
-async fn dead_machine(ctx: &Context, machines: &[Machine], status: &ClusterStatus) -> Option<NodeName> {
-    let now = ctx
-        .provider
-        .list(machines.first().map(|m| &m.cluster.name))
-        .await
-        .ok()?;
+/// Nodes that are not ready and whose machine is gone or does not run.
+async fn dead_machines(ctx: &Context, machines: &[Machine], status: &ClusterStatus) -> BTreeSet<NodeName> {
+    let Some(cluster) = machines.first().map(|m| &m.cluster.name) else {
+        return BTreeSet::new();
+    };
+    let Ok(now) = ctx.provider.list(Some(cluster)).await else {
+        return BTreeSet::new();
+    };
     let runs = |node: &NodeName| now.iter().any(|m| m.node == *node && m.running);
     let ready = |node: &NodeName| {
         let state = status.nodes.iter().find(|n| n.name == *node).map(|n| n.state);
-        matches!(state, Some(NodeState::Ready | NodeState::Starting))
+        matches!(state, Some(NodeState::Ready))
     };
-    machines
+    let dead = machines.iter().map(|m| &m.node).filter(|n| !runs(n) && !ready(n));
+    dead.cloned().collect()
+}
+
+/// Ends when the scheduler's machine does not run any more, with the cause.
+pub(super) async fn end_of_scheduler(ctx: &Context, machines: &[Machine]) -> ApiError {
+    loop {
+        tokio::time::sleep(LOOK_AT_MACHINES).await;
+        if let Some(dead) = dead_scheduler(ctx, machines).await {
+            return dead;
+        }
+    }
+}
+
+/// Why the scheduler's machine does not run any more, if so.
+async fn dead_scheduler(ctx: &Context, machines: &[Machine]) -> Option<ApiError> {
+    let scheduler = super::access::scheduler(machines)?;
+    let now = ctx.provider.list(Some(&scheduler.cluster.name)).await.ok()?;
+    if now.iter().any(|m| m.node == scheduler.node && m.running) {
+        return None;
+    }
+    let console = console_tail(ctx, scheduler).await;
+    let e = last_error(&console).unwrap_or_else(|| ApiError::new(Code::Boot, "its agent ended"));
+    let mut text = format!("{} cannot start: {}", scheduler.node, e.message);
+    if e.code == Code::Clock {
+        text += &format!("\n  this computer's clock shows {}", Timestamp::now());
+    }
+    text += &format!("\n  last lines of {}'s console:", scheduler.node);
+    for line in &console {
+        text += &format!("\n    {line}");
+    }
+    Some(ApiError { message: text, ..e })
+}
+
+/// The last error with a code that an agent wrote to its console, with its hints.
+fn last_error(console: &[String]) -> Option<ApiError> {
+    let at = console
         .iter()
-        .map(|m| &m.node)
-        .find(|n| !runs(n) && !ready(n))
-        .cloned()
+        .rposition(|l| l.contains(" ERROR ") && l.contains(" code=E-"))?;
+    let (text, code) = console[at].rsplit_once(" code=")?;
+    let code = serde_json::from_value(serde_json::Value::from(code.trim())).ok()?;
+    let message = text.split_once(" ERROR ")?.1.trim();
+    let mut e = ApiError::new(code, message);
+    e.retryable = false;
+    let hints = console[at + 1..].iter().map_while(|l| l.split_once(" ERROR try: "));
+    e.hint = hints.map(|(_, hint)| hint.to_owned()).collect();
+    Some(e)
 }
 
 /// Tells of new events; gives the number of the last.
@@ -196,7 +279,11 @@ async fn explain(
                 );
                 if let Some(e) = &p.error {
                     text += &format!(": {}", e.message);
-                    hints.extend(e.hint.iter().cloned());
+                    let named = |h: &String| {
+                        h.replace("NAME NODE", &format!("{} {name}", status.name))
+                            .replace("NAME", status.name.as_str())
+                    };
+                    hints.extend(e.hint.iter().map(named));
                     // The cause has a code of its own, which says more than ours.
                     if code == Code::Boot && p.status == PhaseStatus::Failed {
                         code = e.code;
@@ -212,7 +299,12 @@ async fn explain(
             .and_then(|p| p.error.as_ref())
             .is_some_and(|e| e.message.contains('\n'));
         if !shown {
-            for line in last_lines(ctx, link, machines, name, heard).await {
+            let lines = last_lines(ctx, link, machines, name, heard).await;
+            if let Some(e) = last_error(&lines).filter(|_| code == Code::Boot && !heard) {
+                code = e.code;
+                hints.extend(e.hint);
+            }
+            for line in lines {
                 text += &format!("\n    {line}");
             }
         }
@@ -280,7 +372,6 @@ pub async fn tail_of(link: &Link, node: &NodeName, lines: u32) -> Result<Vec<Log
 
 #[cfg(test)]
 mod tests {
-    use herdsman_wire::Timestamp;
     use herdsman_wire::report::{Ending, NodeReport, PhaseName};
 
     use super::*;
@@ -331,25 +422,50 @@ mod tests {
             workers,
             nodes: ["d-w0", "d-w1"].iter().map(|n| n.parse().unwrap()).collect(),
             wanted: 2,
+            after: 0,
         }
     }
 
     #[test]
     fn verdicts() {
         use NodeState::{Failed, Ready, Starting};
-        assert_eq!(judge(&status(&[Ready, Ready, Ready]), &goal(2)), Verdict::Reached);
-        assert_eq!(judge(&status(&[Ready, Starting, Starting]), &goal(0)), Verdict::Reached);
-        assert_eq!(judge(&status(&[Starting, Ready, Ready]), &goal(2)), Verdict::Wait);
-        assert_eq!(judge(&status(&[Ready, Ready, Starting]), &goal(2)), Verdict::Wait);
-        assert_eq!(judge(&status(&[Ready, Failed, Starting]), &goal(1)), Verdict::Wait);
+        let none = BTreeSet::new();
+        let w1 = BTreeSet::from(["d-w1".parse().unwrap()]);
+        let hopeless = |n: &str| Verdict::Hopeless(vec![n.parse().unwrap()]);
+        for (states, workers, gone, verdict) in [
+            ([Ready, Ready, Ready], 2, &none, Verdict::Reached),
+            ([Ready, Starting, Starting], 0, &none, Verdict::Reached),
+            ([Starting, Ready, Ready], 2, &none, Verdict::Wait),
+            ([Ready, Ready, Starting], 2, &none, Verdict::Wait),
+            ([Ready, Failed, Starting], 1, &none, Verdict::Wait),
+            ([Ready, Failed, Ready], 2, &none, hopeless("d-w0")),
+            // The other one may still make a cluster that can be used.
+            ([Ready, Failed, Starting], 2, &none, Verdict::Wait),
+            ([Ready, Ready, Starting], 2, &w1, hopeless("d-w1")),
+            ([Ready, Starting, Starting], 2, &w1, Verdict::Wait),
+            ([Failed, Ready, Ready], 0, &none, hopeless("d-scheduler")),
+        ] {
+            let now = judge(&status(&states), &goal(workers), gone);
+            assert_eq!(now, verdict, "{states:?} {workers} {gone:?}");
+        }
+    }
+
+    #[test]
+    fn a_console_tells_code_cause_and_hints() {
+        let lines = [
+            "2026-11-24T10:00:00Z  INFO the agent starts node=d-scheduler",
+            "2026-11-24T10:00:05Z ERROR this machine's clock shows x code=E-CLOCK",
+            "2026-11-24T10:00:05Z ERROR try: set the clock",
+            "keeper: the agent (process 7) ended: exit code 3",
+        ]
+        .map(str::to_owned);
+        let e = last_error(&lines).unwrap();
         assert_eq!(
-            judge(&status(&[Ready, Failed, Ready]), &goal(2)),
-            Verdict::Hopeless(vec!["d-w0".parse().unwrap()])
+            (e.code, e.message.as_str()),
+            (Code::Clock, "this machine's clock shows x")
         );
-        assert_eq!(
-            judge(&status(&[Failed, Ready, Ready]), &goal(0)),
-            Verdict::Hopeless(vec!["d-scheduler".parse().unwrap()])
-        );
+        assert_eq!(e.hint, ["set the clock"]);
+        assert!(last_error(&lines[..1]).is_none());
     }
 
     #[test]

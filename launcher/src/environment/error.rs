@@ -23,7 +23,7 @@ pub enum Error {
         why: String,
     },
     /// A package without which there is no cluster.
-    #[error("{} is not installed in {}", packages.join(" and "), python.display())]
+    #[error("{} {} not installed in {}", packages.join(" and "), if packages.len() > 1 { "are" } else { "is" }, python.display())]
     Missing {
         /// The packages.
         packages: Vec<String>,

@@ -196,11 +196,12 @@ impl Roots {
         self.credentials(Kind::Client(user.to_owned()), None, now, life)
     }
 
-    /// Signs the hub's issuing certificates and gives the root keys up.
+    /// Signs the hub's issuing certificates. The roots are to be dropped as soon as
+    /// a hub has them in use: it may have been started anew with other keys before.
     ///
     /// # Errors
     /// [`Code::EnrolRequest`] when a request is no good.
-    pub fn sign_and_forget(self, requests: &CsrReply, now: Timestamp) -> Result<Issuing, ApiError> {
+    pub fn sign(&self, requests: &CsrReply, now: Timestamp) -> Result<Issuing, ApiError> {
         let sign = |csr: &str, a| {
             pki::issuing_from_csr(csr, &self.cluster, a, self.root(a), now, self.until)
                 .map(|c| c.certificate)

@@ -10,12 +10,12 @@ fn failed(what: &str, path: &Path, e: &std::io::Error) -> ApiError {
     let error = ApiError::new(Code::Disk, format!("cannot {what} {}: {e}", path.display()));
     match e.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            error.with_hint("free some space and run the command again")
+            error.with_hint("free some space and run the command again, or name another folder with HERDSMAN_STATE_DIR")
         }
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            error.with_hint("make the folder writable, or name another with HERDSMAN_STATE")
+            error.with_hint("make the folder writable, or name another with HERDSMAN_STATE_DIR")
         }
-        _ => error,
+        _ => error.with_hint("check that path, or name another folder with HERDSMAN_STATE_DIR"),
     }
 }
 

@@ -47,7 +47,13 @@ fn fail(code: Code, message: impl Into<String>) -> ProviderError {
 }
 
 fn disk(path: &Path) -> impl Fn(io::Error) -> ProviderError + '_ {
-    move |e| fail(Code::Disk, format!("{}: {e}", path.display()))
+    move |e| ProviderError {
+        hint: match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => vec!["free some space and try again".into()],
+            _ => vec![],
+        },
+        ..fail(Code::Disk, format!("{}: {e}", path.display()))
+    }
 }
 
 /// Runs what blocks where it holds up nobody.
