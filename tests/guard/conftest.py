@@ -20,6 +20,17 @@ def pki(folder):
     return Pki(folder)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What Dask wrote goes into the report of a test that failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        rigs = [*getattr(item.funcargs.get("make_rig"), "rigs", ()), item.funcargs.get("base")]
+        for dask in [dask for rig in rigs if rig for dask in rig.started]:
+            report.sections.append((dask.log_path.name, dask.log))
+    return report
+
+
 @pytest.fixture
 def make_rig(pki, folder):
     """Rigs of one test; `agent=True` gives it a fake agent of its own."""
@@ -31,6 +42,7 @@ def make_rig(pki, folder):
         rigs.append(Rig(pki, folder, agents[-1] if agent else None, **settings))
         return rigs[-1]
 
+    make.rigs = rigs
     yield make
     for rig in rigs:
         rig.stop()

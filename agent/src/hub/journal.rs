@@ -95,6 +95,8 @@ pub enum Entry {
     Crl {
         /// The number.
         number: u64,
+        /// What it gives as its time.
+        at: Timestamp,
     },
 }
 
@@ -195,7 +197,10 @@ mod tests {
     use super::*;
 
     fn entry(n: u64) -> Entry {
-        Entry::Crl { number: n }
+        Entry::Crl {
+            number: n,
+            at: Timestamp(0),
+        }
     }
 
     #[tokio::test]

@@ -110,6 +110,8 @@ pub struct Registry {
     people: BTreeMap<String, Vec<(String, Timestamp)>>,
     /// Number of the last CRL.
     pub crl: u64,
+    /// Time of the last CRL.
+    pub crl_at: Timestamp,
 }
 
 impl Registry {
@@ -186,7 +188,10 @@ impl Registry {
                     self.by_serial.remove(&e.serial);
                 }
             }
-            Entry::Crl { number } => self.crl = (*number).max(self.crl),
+            Entry::Crl { number, at } => {
+                self.crl = (*number).max(self.crl);
+                self.crl_at = (*at).max(self.crl_at);
+            }
             Entry::Limits { .. } | Entry::Spec { .. } => {}
         }
     }
