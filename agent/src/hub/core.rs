@@ -11,7 +11,7 @@ use herdsman_wire::join::JoinConfig;
 use herdsman_wire::pki::CertificateFacts;
 use herdsman_wire::report::{ClusterStatus, EventKind, NodeReport, NodeState, NodeStatus, Tasks, WorkerStatus};
 use herdsman_wire::session::{Command, Down};
-use herdsman_wire::spec::{ClusterSpec, DaskSecurity};
+use herdsman_wire::spec::{ClusterSpec, DaskSecurity, EnvironmentSpec};
 use herdsman_wire::{ApiError, ClusterId, ClusterName, Code, Kind, NodeName, Role, Timestamp, limits, pki};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -158,7 +158,11 @@ impl Hub {
         let installed = Installed {
             created: install.created,
             address: SocketAddr::new(own_address, install.spec.dask.scheduler_port),
-            spec: install.spec.clone(),
+            // Passwords of package indexes stay in memory; see `keep_credentials`.
+            spec: ClusterSpec {
+                environment: install.spec.environment.without_credentials(),
+                ..install.spec.clone()
+            },
         };
         let mut journal = Vec::new();
         let mut entries = vec![Entry::Expected {
@@ -249,6 +253,15 @@ impl Hub {
     /// The specification in force.
     pub fn spec(&self) -> ClusterSpec {
         locked(&self.spec).clone()
+    }
+
+    /// Keeps passwords of package indexes for nodes to come. They are never
+    /// written down: a hub that started anew gets them with the next `up`.
+    pub fn keep_credentials(&self, of: &EnvironmentSpec) {
+        let mut spec = locked(&self.spec);
+        if spec.environment == of.without_credentials() {
+            spec.environment = of.clone();
+        }
     }
 
     /// When the issuing certificates end.
@@ -861,11 +874,15 @@ impl Hub {
     /// When the journal cannot be written.
     pub async fn change_environment(&self, change: api::ChangeEnvironment) -> Result<(), ApiError> {
         let mut spec = self.spec();
+        let open = change.environment.without_credentials();
+        if spec.environment.without_credentials() != open {
+            spec.environment = open;
+            self.remember(&[Entry::Spec {
+                spec: Box::new(spec.clone()),
+            }])
+            .await?;
+        }
         spec.environment = change.environment;
-        self.remember(&[Entry::Spec {
-            spec: Box::new(spec.clone()),
-        }])
-        .await?;
         *locked(&self.spec) = spec;
         Ok(())
     }
@@ -1234,6 +1251,7 @@ impl Hub {
             events: *self.events.newest().borrow(),
             authority_until: self.issuers.until,
             scheduler_address: format!("{protocol}://{}", self.scheduler),
+            environment: spec.environment.id().map(str::to_owned),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

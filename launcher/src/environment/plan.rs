@@ -1,19 +1,19 @@
 //! What happens to each distribution, decided one by one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use herdsman_wire::environment::{MAX_WHEELS, Manifest, PLATFORM, VERSION, Wheel, id};
+use herdsman_wire::environment::{MAX_WHEELS, Manifest, PLATFORM, Pin, VERSION, Wheel, id};
 
 use super::copy::{Action, Blob, Content, Copy, EnvRequest, Row};
 use super::error::Error;
 use super::index::Indexes;
 use super::interpreter::Interpreter;
-use super::lock::{Locked, Locker, Misfit, merge};
+use super::lock::{self, Locked, Locker, Misfit, STRICT, merge};
 use super::scan::{Class, Dist, Scan, required_by};
 use super::uv::Uv;
-use super::versions::{KEYS, key_versions};
-use super::{build, modules, repack};
+use super::versions::{KEYS, key_versions, normalize};
+use super::{build, given, modules, repack};
 
 pub(super) struct Plan<'a> {
     pub(super) python: &'a Interpreter,
@@ -25,7 +25,7 @@ pub(super) struct Plan<'a> {
     pub(super) notes: Vec<String>,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
     /// Index packages into a lock, everything else into wheels.
     pub(super) async fn packages(&mut self, indexes: &Indexes, progress: &impl Fn(&str)) -> Result<Locked, Error> {
         let uv = Uv::new(self.python, &self.settings.variables)?;
@@ -38,23 +38,12 @@ impl Plan<'_> {
             folder: temporary.path(),
         };
         let found = self.found;
-        let mut pins = Vec::new();
-        for dist in self.stays.iter().filter_map(|n| found.dists.get(n)) {
-            match &dist.class {
-                Class::Index | Class::Conda | Class::Tool | Class::Own => {
-                    pins.push((dist.name.clone(), dist.version.clone()));
-                }
-                Class::Editable(source) => {
-                    progress(&format!("building {}", dist.name));
-                    let executable = self.python.executable.to_string_lossy();
-                    let cache = &self.settings.cache;
-                    let path = build::wheel(&uv, &dist.name, source, &executable, indexes, cache).await?;
-                    self.add_built(dist, path)?;
-                }
-                Class::Vcs(from) | Class::Url(from) => self.pack(dist, format!("as installed from {from}"))?,
-                Class::Local(_) => self.pack(dist, "as installed from a folder or file of this machine".to_owned())?,
-            }
-        }
+        let pins: Vec<(String, String)> = self
+            .local(&uv, indexes, progress)
+            .await?
+            .into_iter()
+            .map(|d| (d.name.clone(), d.version.clone()))
+            .collect();
         progress(&format!("locking {} packages", pins.len()));
         let (mut locked, misfits) = locker.lock(&pins).await?;
         for pin in &locked.pins {
@@ -74,6 +63,109 @@ impl Plan<'_> {
             }
         }
         Ok(locked)
+    }
+
+    /// Makes wheels of what came from elsewhere than an index; gives the rest.
+    async fn local(
+        &mut self,
+        uv: &Uv<'_>,
+        indexes: &Indexes,
+        progress: &impl Fn(&str),
+    ) -> Result<Vec<&'a Dist>, Error> {
+        let found = self.found;
+        let mut rest = Vec::new();
+        for dist in self.stays.iter().filter_map(|n| found.dists.get(n)) {
+            match &dist.class {
+                Class::Index | Class::Conda | Class::Tool | Class::Own => rest.push(dist),
+                Class::Editable(source) => {
+                    progress(&format!("building {}", dist.name));
+                    let executable = self.python.executable.to_string_lossy();
+                    let cache = &self.settings.cache;
+                    let path = build::wheel(uv, &dist.name, source, &executable, indexes, cache).await?;
+                    self.add_built(dist, path)?;
+                }
+                Class::Vcs(from) | Class::Url(from) => self.pack(dist, format!("as installed from {from}"))?,
+                Class::Local(_) => self.pack(dist, "as installed from a folder or file of this machine".to_owned())?,
+            }
+        }
+        Ok(rest)
+    }
+
+    /// As [`Self::packages`], with the versions of a lock file that somebody
+    /// else wrote.
+    pub(super) async fn given(
+        &mut self,
+        file: &Path,
+        indexes: &Indexes,
+        progress: &impl Fn(&str),
+    ) -> Result<Locked, Error> {
+        let uv = Uv::new(self.python, &self.settings.variables)?;
+        progress(&format!("reading {}", file.display()));
+        let given = given::read(file, self.python, &uv).await?;
+        self.notes.extend(given.notes);
+        let here = self.local(&uv, indexes, progress).await?;
+        let packed: BTreeSet<String> = self.rows.iter().map(|r| r.name.clone()).collect();
+        for name in given.elsewhere.iter().filter(|n| !packed.contains(&normalize(n))) {
+            self.notes.push(format!(
+                "`{name}` of {} comes from no index and is not installed here: it stays away",
+                file.display()
+            ));
+        }
+        // What is imported here is what the code was written against.
+        let kept: Vec<&Pin> = given.locked.pins.iter().filter(|p| !packed.contains(&p.name)).collect();
+        self.check_versions(file, &kept)?;
+        for dist in here.iter().filter(|d| !kept.iter().any(|p| p.name == d.name)) {
+            let reason = format!("{} does not name it", file.display());
+            self.row(dist, &dist.version, Action::LeftOut, reason);
+        }
+        for pin in &kept {
+            match here.iter().find(|d| d.name == pin.name) {
+                Some(dist) if dist.version == pin.version => self.row(dist, &pin.version, Action::Exact, String::new()),
+                Some(dist) => {
+                    let reason = format!("{} is installed here", dist.version);
+                    self.row(dist, &pin.version, Action::Changed, reason);
+                }
+                None => self.rows.push(Row {
+                    name: pin.name.clone(),
+                    version: pin.version.clone(),
+                    class: "lock".to_owned(),
+                    action: Action::Exact,
+                    reason: "not installed here".to_owned(),
+                }),
+            }
+        }
+        lock::only(&given.locked, &kept)
+    }
+
+    /// Packages that both sides must agree on have one version in the lock and
+    /// here.
+    fn check_versions(&self, file: &Path, kept: &[&Pin]) -> Result<(), Error> {
+        let here = |name: &str| self.found.dists.get(name).map(|d| d.version.as_str());
+        let there = |name: &str| kept.iter().find(|p| p.name == name).map(|p| p.version.as_str());
+        let packed = |name: &str| self.rows.iter().any(|r| r.name == name);
+        let lines: Vec<String> = STRICT
+            .iter()
+            .filter(|name| !packed(name))
+            .filter_map(|name| match (here(name), there(name)) {
+                (Some(a), Some(b)) if a != b => Some(format!("{name}: {a} here, {b} in the lock file")),
+                (Some(a), None) => Some(format!("{name}: {a} here, missing in the lock file")),
+                _ => None,
+            })
+            .collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            what: format!(
+                "the machines and this computer would not understand each other:\n{}",
+                lines.join("\n")
+            ),
+            hints: vec![
+                format!("install what is locked: uv pip sync {}", file.display()),
+                "or lock again what is installed: herdsman pkg lock --to FILE".to_owned(),
+                "or copy what is installed: --env copy".to_owned(),
+            ],
+        })
     }
 
     /// For a package whose version has no fitting wheel: pure code travels as it
