@@ -41,4 +41,4 @@ pub use modules::project_of;
 pub use uv::{HERDSMAN_UV, find_uv};
 pub use versions::{installed_versions, key_versions};
 pub use warm::warm;
-pub use why::{mismatch, why};
+pub use why::{Why, mismatch, why};
