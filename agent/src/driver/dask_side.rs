@@ -343,7 +343,7 @@ impl Driver {
     fn tail_of_dask(&self) -> String {
         let query = LogQuery {
             tail: 8,
-            sources: vec![Loginstall::Source::Dask],
+            sources: vec![LogSource::Dask],
             ..LogQuery::default()
         };
         let lines = self.logs.query(&query);
