@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 
 use super::install;
 use super::{Driver, Input, Side, own_program, spawn_into};
-use crate::client::HubClient;
 use crate::dask::command_line::{self, Start};
 use crate::dask::guard_link::{GuardEvent, GuardLink};
 use crate::dask::guard_message::{Hello, PeerKind, Report};

@@ -149,6 +149,7 @@ impl Copy {
         let local: Vec<String> = of(Action::Packed)
             .map(|r| match r.class.as_str() {
                 "project" => format!("the project's modules ({})", r.reason),
+                "index" | "conda" | "tool" => format!("{} (as installed)", r.name),
                 class => format!("{} ({class})", r.name),
             })
             .collect();
