@@ -245,7 +245,7 @@ async fn leftovers_without_a_pid_file_are_killed_before_a_start() {
     let f = Fixture::new("leftover");
     let mut stray = std::process::Command::new("/bin/sleep")
         .arg("300")
-        .env("HERDSMAN_NODE", &f.marker)
+        .env(herdsman_agent::dask::spec::MARKER, &f.marker)
         .spawn()
         .unwrap();
     let mut h = start();

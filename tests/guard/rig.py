@@ -158,12 +158,12 @@ class Peer:
     def write(self, line):
         self.connection.sendall(line)
 
-    def call(self, op, timeout=DEADLINE, **arguments):
+    def call(self, op, within=DEADLINE, **arguments):
         """The reply, whole; calls are numbered over all connections."""
         number = self.agent.number()
         self.write(json.dumps({"call": {"id": number, "op": op, **arguments}}).encode() + b"\n")
         replies = wait_until(
-            lambda: [r for r in self.all("reply") if r["id"] == number], f"reply to {op}", timeout
+            lambda: [r for r in self.all("reply") if r["id"] == number], f"reply to {op}", within
         )
         return replies[0]
 

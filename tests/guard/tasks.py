@@ -13,8 +13,8 @@ def slow_double(x):
     return 2 * x
 
 
-def make_block(tag):
-    return os.urandom(100_000)
+def make_block(tag, size=100_000):
+    return os.urandom(size)
 
 
 def read(block):

@@ -165,3 +165,22 @@ def test_a_revoked_listener_is_refused_by_those_who_connect(pki, crl, folder):
             ).stdout
     assert "certificate revoked" in said["revoked"]
     assert "certificate" not in said["good"]
+
+
+def test_live_connections_of_a_revoked_certificate_are_cut(make_rig, pki, crl):
+    """As the agent does it: the CRL first, then the serials."""
+    replace(crl, pki.crl())
+    rig = make_rig(agent=True, CRL=crl)
+    rig.scheduler()
+    guard = rig.agent.peer("scheduler")
+    (doomed, cert), other = pki.client("doomed"), pki.client("other")[1]
+    with rig.client(cert) as one, rig.client(other) as two:
+        assert guard.ok("status")["clients"] == 2
+        replace(crl, pki.crl([doomed]))
+        guard.ok("reload")
+        assert one.scheduler_info() is not None, "the list alone cuts nothing"
+        answer = guard.ok("cut", serials=[f"{doomed.serial:040x}"])
+        assert answer["cut"] >= 1
+        wait_until(lambda: guard.ok("status")["clients"] == 1, "the revoked client is gone")
+        assert two.run_on_scheduler(lambda: 42) == 42
+        assert guard.ok("cut", serials=["00ff"]) == {"cut": 0}

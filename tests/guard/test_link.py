@@ -1,5 +1,6 @@
 """The link with the agent: what guards say by themselves, and the calls they obey."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_hello_says_who_is_there(cluster):
     peers = {(k, n): cluster.agent.peer(k, n) for k, n in [("scheduler", None), *(("worker", n) for n in WORKERS), *(("nanny", n) for n in WORKERS[1:])]}
     for (kind, name), peer in peers.items():
         hello = peer.hello
-        assert peer.messages[0][1] == "hello"
+        assert peer.messages[0][1][0] == "hello"
         assert hello["v"] == 1 and hello["kind"] == kind
         assert hello["name"] == name or kind == "scheduler"
         assert hello["address"].startswith("tls://127.0.0.1:")
@@ -108,7 +109,7 @@ def test_reports_tell_busy_from_idle(cluster, client, folder):
     began = time.monotonic()
     first = cluster.guard.ok("status")["idle_seconds"]
     later = wait_until(lambda: (i := cluster.guard.ok("status")["idle_seconds"]) > first + 1 and i, "")
-    assert abs(later - first - (time.monotonic() - began)) < 0.5, "the idle clock is a clock"
+    assert abs(later - first - (time.monotonic() - began)) < 2, "the idle clock is a clock"
 
     erred = client.submit(int, "x")
     wait_until(lambda: reports()[-1]["tasks"]["erred"] == 1, "an erred task")
@@ -121,7 +122,7 @@ def test_reports_are_sparse(cluster, client):
     number = 0
     while time.monotonic() < end:
         number = client.submit(inc, number).result(60)
-    times = [when for when, kind, _ in cluster.guard.messages if kind == "report"]
+    times = [when for when, (kind, _) in list(cluster.guard.messages) if kind == "report"]
     gaps = [later - earlier for earlier, later in zip(times, times[1:])]
     assert gaps and min(gaps) > 1.5
     assert max(times) > end - 5
@@ -146,7 +147,8 @@ def test_unknown_ops_and_malformed_lines(cluster):
 
 def test_a_line_that_is_too_long_costs_the_link_only(cluster):
     guard = cluster.guard
-    guard.write(b"x" * (3 << 20) + b"\n")
+    with contextlib.suppress(BrokenPipeError):  # it may hang up before it was all written
+        guard.write(b"x" * (3 << 20) + b"\n")
     cluster.guard = cluster.agent.peer("scheduler", but=(guard,))
     assert cluster.guard.ok("status")["workers"] == 4
 
@@ -186,8 +188,9 @@ def test_a_deaf_agent_costs_dask_nothing(cluster, client):
 
 
 def test_a_worker_that_could_not_leave_in_time_keeps_working(cluster, client):
-    block = client.submit(make_block, 1, workers=["b"], pure=False)
-    block.result(60)
+    # More than can be moved in a millisecond.
+    blocks = client.map(make_block, range(20), size=5_000_000, workers=["b"], pure=False)
+    wait_until(lambda: all(block.done() for block in blocks), "the blocks")
     answer = cluster.guard.ok("retire", names=["b"], timeout=0.001)
     assert answer["kept"] == [{"name": "b", "why": "its data was not moved within 0.001 s"}]
     assert answer["retired"] == [] and answer["unknown"] == []

@@ -1,2 +1,5 @@
-//! End-to-end tests.
-fn main() {}
+//! End-to-end tests: real programs, real TLS, real Dask.
+
+mod basics;
+mod dashboard;
+mod fuzz;

@@ -467,6 +467,12 @@ def _number(value):
     return value if ok else 0
 
 
+def _serial_of(comm):
+    """Serial of the peer's certificate, hex; None where there is no TLS."""
+    peer = getattr(comm, "extra_info", {}).get("peercert") or {}
+    return str(peer.get("serialNumber", "")).lower().lstrip("0") or None
+
+
 class Side:
     """One Dask server as the agent sees it: what it reports, and the calls it obeys."""
 
@@ -512,6 +518,22 @@ class Side:
         if refused:
             raise RuntimeError("; ".join(refused))
         return {"changed": changed, "problems": dict(SHARED.problems)}
+
+    async def op_cut(self, call):
+        """End live connections with these certificates: a CRL is only asked in handshakes."""
+        serials = {str(serial).lower().lstrip("0") for serial in call["serials"]}
+        doomed = [comm for comm in self._comms() if _serial_of(comm) in serials]
+        for comm in doomed:
+            comm.abort()
+        return {"cut": len(doomed)}
+
+    def _comms(self):
+        """Every open connection of this server, whichever end opened it."""
+        pool = self.server.rpc
+        comms = set(getattr(self.server, "_comms", ()))
+        for by_address in (pool.available, pool.occupied):
+            comms.update(*by_address.values())
+        return {comm for comm in comms if not comm.closed()}
 
     async def op_close(self, call):
         """Answer first: closing takes this link down."""

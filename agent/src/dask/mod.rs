@@ -34,6 +34,7 @@ pub mod backoff;
 pub mod cgroup;
 pub mod child;
 pub mod command_line;
+pub mod diagnose;
 pub mod exec_child;
 pub mod exit;
 pub mod guard_event;

@@ -32,6 +32,8 @@ use super::procfs::ProcFs;
 use super::spec::ProcessSpec;
 use super::tree::{self, Tree};
 
+/// Lines of output in a note; Dask's own log has them all.
+const LINES: usize = 8;
 /// Notes kept for a reader that is slow; more are dropped.
 const NOTES: usize = 64;
 
@@ -44,6 +46,9 @@ pub struct Handle {
     pub health: watch::Receiver<DaskHealth>,
     /// Events in words.
     pub notes: mpsc::Receiver<Note>,
+    /// The last lines of the process that ended last without an order; they are
+    /// there before [`Handle::health`] tells of the end.
+    pub last_words: watch::Receiver<Vec<String>>,
 }
 
 /// Starts a supervisor on the current runtime. `own_exe` is the agent's binary,
@@ -62,12 +67,14 @@ pub fn start_with(own_exe: PathBuf, policy: Policy) -> Handle {
         ..DaskHealth::default()
     });
     let (notes_out, notes) = mpsc::channel(NOTES);
+    let (words, last_words) = watch::channel(Vec::new());
     let supervisor = Supervisor {
         own_exe,
         orders,
         waiting: VecDeque::new(),
         health: told,
         notes: notes_out,
+        words,
         proc: ProcFs::default(),
         backoff: Backoff::new(policy),
         spec: None,
@@ -77,7 +84,12 @@ pub fn start_with(own_exe: PathBuf, policy: Policy) -> Handle {
         started_once: false,
     };
     tokio::spawn(supervisor.run());
-    Handle { control, health, notes }
+    Handle {
+        control,
+        health,
+        notes,
+        last_words,
+    }
 }
 
 struct Supervisor {
@@ -87,6 +99,7 @@ struct Supervisor {
     waiting: VecDeque<Control>,
     health: watch::Sender<DaskHealth>,
     notes: mpsc::Sender<Note>,
+    words: watch::Sender<Vec<String>>,
     proc: ProcFs,
     backoff: Backoff,
     /// What shall run; absent: nothing.
@@ -267,6 +280,7 @@ impl Supervisor {
 
     fn not_started(&mut self, e: &ApiError) {
         let next = self.backoff.ended(Duration::ZERO, jitter());
+        self.words.send_replace(Vec::new());
         self.health.send_modify(|h| h.last_exit = Some(e.message.clone()));
         self.plan(next);
         let wait = next.delay.as_secs_f32();
@@ -289,6 +303,7 @@ impl Supervisor {
         } else if exit == Exit::Signal(9) {
             last.push_str(", perhaps by the kernel for lack of memory");
         }
+        self.words.send_replace(lines.clone());
         self.health.send_modify(|h| h.last_exit = Some(last.clone()));
         self.plan(next);
         let mut text = format!(
@@ -305,7 +320,7 @@ impl Supervisor {
         if let Some(left) = left {
             text.push_str(&format!("; {left}"));
         }
-        for line in &lines {
+        for line in &lines[lines.len().saturating_sub(LINES)..] {
             text.push_str("\n  ");
             text.push_str(line);
         }

@@ -45,7 +45,7 @@ impl Driver {
                 if let Some(identity) = self.store.load(now)? {
                     tracing::info!(node = %identity.issued.node, "identity of an earlier start is still good");
                     let lost = !self.store.has_dask_key();
-                    self.on_identity(Ok(identity)).await;
+                    self.on_identity(Ok(identity));
                     if lost {
                         // After a reboot Dask's key, kept in memory, is gone.
                         self.renewal.due = Some(now);
@@ -64,7 +64,7 @@ impl Driver {
                         Some(identity) if self.store.has_dask_key() => identity,
                         _ => self.issue_own().await?,
                     };
-                    self.on_identity(Ok(identity)).await;
+                    self.on_identity(Ok(identity));
                 }
             }
         }
@@ -81,7 +81,7 @@ impl Driver {
         issue_own(hub, &self.store).await
     }
 
-    pub(super) async fn on_identity(&mut self, outcome: Result<Identity, ApiError>) {
+    pub(super) fn on_identity(&mut self, outcome: Result<Identity, ApiError>) {
         let now = Timestamp::now();
         self.renewal.running = false;
         match outcome {

@@ -43,13 +43,17 @@ impl Driver {
                 match self.store.write_crl(&pem) {
                     Ok(()) => {
                         self.crl = number;
-                        self.dask.reload();
+                        self.dask.revoke(revoked_serials(&pem));
                     }
                     Err(e) => tracing::error!("the CRL cannot be written: {e}"),
                 }
             }
             Down::Members(members) => {
-                let gone: Vec<_> = self.members.iter().filter(|m| !members.contains(m)).copied().collect();
+                // Without the scheduler there is no cluster: whatever a list says,
+                // it is never cut off.
+                let scheduler = self.identity.as_ref().map(|i| i.issued.scheduler.ip());
+                let is_gone = |m: &&std::net::IpAddr| !members.contains(m) && Some(**m) != scheduler;
+                let gone: Vec<_> = self.members.iter().filter(is_gone).copied().collect();
                 self.members = members;
                 crate::firewall::cut(&gone, &Ports::of(&self.spec().dask));
             }
@@ -62,6 +66,7 @@ impl Driver {
 
     fn on_registered(&mut self) {
         self.dask.control(Control::Running);
+        self.dask_runs();
         if self.phases.done(PhaseName::Dask, Timestamp::now()) {
             tracing::info!("registered at the scheduler");
         }
@@ -158,6 +163,25 @@ impl Driver {
             }
         }
     }
+}
+
+/// Serials on all CRLs of a bundle, lower-case hex. What does not parse has no
+/// serials: Dask refuses such a bundle by itself.
+fn revoked_serials(pem: &str) -> Vec<String> {
+    use x509_parser::prelude::{CertificateRevocationList, FromDer, Pem};
+    let mut serials = Vec::new();
+    for block in Pem::iter_from_buffer(pem.as_bytes()).flatten() {
+        if let Ok((_, crl)) = CertificateRevocationList::from_der(&block.contents) {
+            serials.extend(crl.iter_revoked_certificates().map(|c| {
+                c.raw_serial()
+                    .iter()
+                    .fold(String::new(), |s, b| s + &format!("{b:02x}"))
+            }));
+        }
+    }
+    serials.sort();
+    serials.dedup();
+    serials
 }
 
 async fn write_line(io: &mut Box<dyn Io>, line: &herdsman_wire::report::LogLine) -> std::io::Result<()> {

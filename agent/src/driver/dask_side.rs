@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use herdsman_wire::join::JoinConfig;
-use herdsman_wire::report::{DaskHealth, LogSource, PhaseName, Versions};
-use herdsman_wire::session::LogQuery;
+use herdsman_wire::report::{DaskHealth, PhaseName, Versions};
 use herdsman_wire::spec::{ClusterSpec, EnvironmentSpec};
 use herdsman_wire::{ApiError, Code, Role, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::install;
 use super::{Driver, Input, Side, own_program, spawn_into};
 use crate::dask::command_line::{self, Start};
+use crate::dask::diagnose::diagnose;
 use crate::dask::guard_link::{GuardEvent, GuardLink};
 use crate::dask::guard_message::{Hello, PeerKind, Report};
 use crate::dask::prepare;
-use crate::dask::supervisor::{self, Control, Note};
+use crate::dask::supervisor::{self, Control};
 use crate::environment;
 use crate::hub::Hub;
 use crate::node::stream::ExecSettings;
@@ -27,6 +27,8 @@ use crate::node::stream::ExecSettings;
 /// A Dask process that was not heard of for this long counts as failed; it may
 /// still come.
 pub(super) const DASK_WITHIN: Duration = Duration::from_secs(120);
+/// So many crashes in a row before Dask ever ran are a failed start.
+const CRASHES: u32 = 2;
 /// An environment is made within this.
 const INSTALL_WITHIN: Duration = Duration::from_secs(20 * 60);
 
@@ -49,6 +51,11 @@ pub(super) struct DaskSide {
     guard: GuardLink,
     health: DaskHealth,
     ready: Option<Ready>,
+    last_words: watch::Receiver<Vec<String>>,
+    /// Ends in a row since Dask ran last.
+    crashes: u32,
+    /// Whether this process of ours has seen Dask run.
+    has_run: bool,
     /// Running tasks of each worker process.
     executing: HashMap<u64, u64>,
 }
@@ -60,6 +67,7 @@ impl DaskSide {
             control,
             mut health,
             mut notes,
+            last_words,
         } = supervisor::start(own_program());
         let socket = command_line::guard_socket(&join.paths.run);
         let (guard, mut events) = GuardLink::bind(&socket, None)?;
@@ -70,7 +78,8 @@ impl DaskSide {
                         Ok(()) => Input::Dask(health.borrow_and_update().clone()),
                         Err(_) => return,
                     },
-                    Some(note) = notes.recv() => Input::Note(note),
+                    // The supervisor has logged it.
+                    Some(_) = notes.recv() => continue,
                     Some(event) = events.recv() => Input::Guard(event),
                 };
                 if inputs.send(input).await.is_err() {
@@ -83,6 +92,9 @@ impl DaskSide {
             guard,
             health: DaskHealth::default(),
             ready: None,
+            last_words,
+            crashes: 0,
+            has_run: false,
             executing: HashMap::new(),
         })
     }
@@ -111,6 +123,28 @@ impl DaskSide {
                 if let Err(e) = result {
                     // The guard looks at the files by itself too.
                     tracing::warn!(kind = kind.as_str(), name, "did not load its files again: {e}");
+                }
+            }
+        });
+    }
+
+    /// Dask loads a new CRL, and ends live connections of the certificates on it:
+    /// the list itself is asked in handshakes only.
+    pub(super) fn revoke(&self, serials: Vec<String>) {
+        self.reload();
+        if serials.is_empty() {
+            return;
+        }
+        let guard = self.guard.clone();
+        tokio::spawn(async move {
+            let args = serde_json::json!({ "serials": serials });
+            for (kind, name, result) in guard.call_all("cut", args, Duration::from_secs(10)).await {
+                match result {
+                    Ok(answer) if answer["cut"].as_u64() > Some(0) => {
+                        tracing::info!(kind = kind.as_str(), name, "cut {} connections", answer["cut"]);
+                    }
+                    Ok(_) => {}
+                    Err(e) => tracing::warn!(kind = kind.as_str(), name, "did not cut connections: {e}"),
                 }
             }
         });
@@ -297,60 +331,58 @@ impl Driver {
         let new = &mut self.dask.health;
         // What the guard told stays until the process changes.
         if new.pid == old.pid {
-            new.address = old.address;
+            new.address.clone_from(&old.address);
             new.executing = old.executing;
         }
-        new.versions = old.versions;
+        new.versions = old.versions.clone();
         if self.end.has_begun() {
             return;
         }
         let new = new.clone();
         match new.state.as_str() {
-            "backoff" | "failed" => {
-                let how = new.last_exit.as_deref().unwrap_or("ended");
-                let command = match self.join.role {
-                    Role::Scheduler => "dask scheduler",
-                    Role::Worker => "dask worker",
-                };
-                let text = self.tail_of_dask();
-                let again = if new.state == "failed" {
-                    "keeps dying"
-                } else {
-                    "is started again"
-                };
-                let e = ApiError::new(
-                    Code::Dask,
-                    format!("`{command}` {how} and {again}; its last lines:{text}"),
-                )
-                .with_hint("herdsman logs NAME NODE       shows all of its output");
-                if new.state == "failed" || old.state != "backoff" {
-                    self.phases.start(PhaseName::Dask, now, Some(DASK_WITHIN));
-                    self.phases.fail(PhaseName::Dask, now, e);
-                }
-            }
+            "backoff" | "failed" => self.on_dask_crash(&new, &old, now),
             "starting" if old.state == "backoff" || old.state == "failed" || old.state == "running" => {
                 let keep = self.phases.error_of(PhaseName::Dask);
+                let why = keep
+                    .map(|e| e.message)
+                    .or_else(|| self.phases.detail_of(PhaseName::Dask));
                 self.phases.start(PhaseName::Dask, now, Some(DASK_WITHIN));
-                if let Some(e) = keep {
-                    self.phases.detail(PhaseName::Dask, &e.message);
+                if let Some(why) = why {
+                    self.phases.detail(PhaseName::Dask, &why);
                 }
             }
             _ => {}
         }
     }
 
-    fn tail_of_dask(&self) -> String {
-        let query = LogQuery {
-            tail: 8,
-            sources: vec![LogSource::Dask],
-            ..LogQuery::default()
-        };
-        let lines = self.logs.query(&query);
-        lines.iter().fold(String::new(), |s, l| s + "\n    " + &l.text)
+    /// Dask ended by itself and will be started again. Its first end at a start may
+    /// have a cause that is over (a port just left, a slow disk); the second in a
+    /// row is a failure, told at once: whoever waits must not wait for the fifth.
+    fn on_dask_crash(&mut self, new: &DaskHealth, old: &DaskHealth, now: Timestamp) {
+        if new.state == old.state && new.restarts == old.restarts {
+            return;
+        }
+        self.dask.crashes += 1;
+        let how = new.last_exit.as_deref().unwrap_or("ended");
+        let words = self.dask.last_words.borrow().clone();
+        let mut e = diagnose(self.join.role, how, &words);
+        if self.dask.has_run || self.dask.crashes >= CRASHES || new.state == "failed" {
+            if self.dask.crashes > 1 {
+                e.message = format!("{} times in a row: {}", self.dask.crashes, e.message);
+            }
+            self.phases.start(PhaseName::Dask, now, Some(DASK_WITHIN));
+            self.phases.fail(PhaseName::Dask, now, e);
+        } else {
+            let first = e.message.lines().next().unwrap_or_default();
+            self.phases
+                .detail(PhaseName::Dask, &format!("{first}; it is started again"));
+        }
     }
 
-    pub(super) fn on_dask_note(&self, note: &Note) {
-        tracing::info!("{}", note.text);
+    /// Dask is up: from now on an end is an accident, not a failed start.
+    pub(super) fn dask_runs(&mut self) {
+        self.dask.has_run = true;
+        self.dask.crashes = 0;
     }
 
     pub(super) fn on_guard(&mut self, event: GuardEvent) {
@@ -423,6 +455,7 @@ impl Driver {
                 self.dask.health.address = Some(hello.address);
                 self.dask.health.state = "running".into();
                 self.dask.control(Control::Running);
+                self.dask_runs();
                 self.phases.done(PhaseName::Dask, Timestamp::now());
                 self.publish();
                 hub.report(&hub.own.clone(), self.report.borrow().clone());

@@ -215,7 +215,7 @@ impl Driver {
             }
         }
         let identity = self.issue_own().await?;
-        self.on_identity(Ok(identity)).await;
+        self.on_identity(Ok(identity));
         Ok(())
     }
 

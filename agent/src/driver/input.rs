@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 
 use super::dask_side::Ready;
 use crate::dask::guard_link::GuardEvent;
-use crate::dask::supervisor::Note;
 use crate::hub::SchedulerCall;
 use crate::hub::server::InstallRequest;
 use crate::identity::Identity;
@@ -36,8 +35,6 @@ pub enum Input {
     Environment(Result<Ready, ApiError>),
     /// Dask's process changed its state.
     Dask(DaskHealth),
-    /// The supervisor has something to say.
-    Note(Note),
     /// Dask's guard told something.
     Guard(GuardEvent),
     /// The session with the hub.
@@ -62,7 +59,6 @@ impl std::fmt::Debug for Input {
             Self::Identity(_) => "identity",
             Self::Environment(_) => "environment",
             Self::Dask(_) => "dask",
-            Self::Note(_) => "note",
             Self::Guard(_) => "guard",
             Self::Session(_) => "session",
             Self::Down(_) => "down",

@@ -220,10 +220,9 @@ impl Driver {
 
     async fn take(&mut self, input: Input) {
         match input {
-            Input::Identity(outcome) => self.on_identity(*outcome).await,
+            Input::Identity(outcome) => self.on_identity(*outcome),
             Input::Environment(outcome) => self.on_environment(outcome),
             Input::Dask(health) => self.on_dask_health(health),
-            Input::Note(note) => self.on_dask_note(&note),
             Input::Guard(event) => self.on_guard(event),
             Input::Session(news) => self.on_session(news),
             Input::Down(down) => self.on_down(down),
@@ -262,13 +261,6 @@ impl Driver {
             (_, Some(identity)) => identity.issued.spec.clone(),
             _ => ClusterSpec::default(),
         }
-    }
-
-    fn node_name(&self) -> Option<NodeName> {
-        self.identity
-            .as_ref()
-            .map(|i| i.issued.node.clone())
-            .or_else(|| self.join.node.clone())
     }
 
     /// Tells what is so now, if that is news.

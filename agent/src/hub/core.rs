@@ -222,6 +222,10 @@ impl Hub {
             .node
             .clone()
             .ok_or_else(|| ApiError::new(Code::Malformed, "field `node` is missing"))?;
+        if let Some(n) = registry.node_mut(&own) {
+            n.address = Some(installed.address.ip());
+            n.role = Role::Scheduler;
+        }
         let hub = Arc::new(Self {
             cluster: join.cluster.clone(),
             name: join.cluster_name.clone(),

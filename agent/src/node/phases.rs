@@ -84,6 +84,12 @@ impl Phases {
         self.0.iter().find(|p| p.phase == phase)?.error.clone()
     }
 
+    /// What a phase is busy with.
+    #[must_use]
+    pub fn detail_of(&self, phase: PhaseName) -> Option<String> {
+        self.0.iter().find(|p| p.phase == phase)?.detail.clone()
+    }
+
     /// All of them, for a report.
     #[must_use]
     pub fn list(&self) -> Vec<Phase> {

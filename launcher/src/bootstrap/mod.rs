@@ -1,6 +1,6 @@
 //! What a machine is told at its first boot, as pure functions of values.
 
-use herdsman_wire::join::{Bootstrap, JoinConfig, Paths, Roots, VERSION};
+use herdsman_wire::join::{Bootstrap, JoinConfig, Roots, VERSION};
 use herdsman_wire::{ApiError, Code, NodeName, Role, Secret, Timestamp, limits};
 
 use crate::provider::{ClusterRef, Placement};
@@ -43,7 +43,7 @@ pub fn join_configuration(node: Node<'_>) -> Result<Secret, ApiError> {
         bind: node.placement.bind,
         roots: node.roots.clone(),
         bootstrap: node.bootstrap,
-        paths: node.placement.paths.clone().unwrap_or_else(Paths::default),
+        paths: node.placement.paths.clone().unwrap_or_default(),
         deadline: node.deadline,
     };
     let text =

@@ -31,7 +31,6 @@ pub(super) struct Making {
 /// One node to be made.
 struct Planned {
     name: NodeName,
-    role: Role,
     placement: Placement,
     machine: MachineSpec,
     serial: String,
@@ -124,7 +123,6 @@ impl Making {
         };
         Ok(Planned {
             name,
-            role,
             placement,
             machine,
             serial,
@@ -179,14 +177,7 @@ impl Making {
     ) -> Result<Vec<(Machine, Expected)>, ApiError> {
         let specs: Vec<MachineSpec> = planned.iter().map(|p| p.machine.clone()).collect();
         let expected = planned.iter().map(|p| (p.name.clone(), p.serial.clone()));
-        create(ctx, &self.record.cluster, &specs, expected.collect(), see)
-            .await
-            .map(|made| {
-                // A scheduler is installed by us, it does not enrol.
-                let role = |n: &NodeName| planned.iter().find(|p| p.name == *n).map(|p| p.role);
-                debug_assert!(made.iter().all(|(m, _)| role(&m.node) == Some(m.role)));
-                made
-            })
+        create(ctx, &self.record.cluster, &specs, expected.collect(), see).await
     }
 
     /// Waits for the hub's agent, signs its issuing certificates, and gives the

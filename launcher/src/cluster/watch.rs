@@ -53,7 +53,7 @@ fn judge(status: &ClusterStatus, goal: &Goal) -> Verdict {
         return Verdict::Reached;
     }
     let workers = status.nodes.iter().filter(|n| n.role == Role::Worker);
-    let (dead, alive): (Vec<_>, Vec<_>) = workers.partition(|n| is_dead(&n));
+    let (dead, alive): (Vec<_>, Vec<_>) = workers.partition(is_dead);
     let dead: Vec<NodeName> = dead
         .into_iter()
         .filter(|n| goal.nodes.contains(&n.name))

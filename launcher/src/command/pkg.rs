@@ -9,7 +9,7 @@ use super::cli::{Output, PkgVerb, UpArgs};
 use super::context::Session;
 use super::packages;
 use super::signals::interruptible;
-use crate::environment::{self, Copy, EnvRequest, Interpreter};
+use crate::environment::{self, Action, Copy, EnvRequest, Interpreter};
 use crate::ui::{Error, Table};
 
 pub(super) async fn run(session: &Session, verb: &PkgVerb) -> Result<(), Error> {
@@ -87,8 +87,11 @@ fn lock(session: &Session, copy: &Copy, to: Option<&Path>) -> Result<(), Error> 
     let printer = &session.printer;
     let manifest = &copy.manifest;
     let mut text = format!("# python {}, {}\n", manifest.python, manifest.platform);
-    for wheel in &manifest.wheels {
-        text += &format!("# sent as a wheel, not locked here: {}\n", wheel.file);
+    for row in copy.rows.iter().filter(|r| r.action == Action::Packed) {
+        text += &match row.class.as_str() {
+            "index" | "conda" | "tool" => format!("{}{}\n", environment::PACK, row.name),
+            class => format!("# {class}, sent as a wheel each time: {}\n", row.name),
+        };
     }
     text += &manifest.lock;
     let count = manifest.lock.matches("==").count();

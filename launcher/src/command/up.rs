@@ -35,6 +35,7 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     let started = std::time::Instant::now();
     let chosen = interruptible(packages::choose(session, settings, &ctx)).await?;
     let wanted = wanted(session, settings, chosen)?;
+    let existed = matches!(ctx.store.load(&wanted.name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
     let progress = Progress::new(printer);
     let see = |step: &cluster::Step| progress.see(step);
     let work = async { Ok(cluster::up(&ctx, &wanted, &see).await?) };
@@ -45,16 +46,15 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
             show(session, &ctx, settings, &outcome, started.elapsed())?;
             Ok(0)
         }
-        Err(e) if e.exit == Exit::Interrupted => Err(clean_up(&ctx, &wanted, e).await),
+        Err(e) if e.exit == Exit::Interrupted => Err(clean_up(&ctx, &wanted, existed, e).await),
         Err(e) => Err(e),
     }
 }
 
 /// Ctrl-C: what was made is deleted, or found by the next command.
-async fn clean_up(ctx: &Context, wanted: &Wanted, mut e: Error) -> Error {
+async fn clean_up(ctx: &Context, wanted: &Wanted, existed: bool, mut e: Error) -> Error {
     let name = &wanted.name;
-    let is_new = !matches!(ctx.store.load(name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
-    if wanted.keep_failed || !is_new {
+    if wanted.keep_failed || existed {
         e.message += "\nwhat there is was kept";
         return e
             .with_hint(format!("herdsman up {name}        finishes it"))

@@ -92,7 +92,7 @@ fn parse<T: DeserializeOwned>(text: &str, path: &Path, root: &[&str]) -> Result<
         return Err(keys.syntax(path, e));
     }
     let span = document.span();
-    let mut table = toml::Spanned::new(span.clone(), DeValue::Table(document.into_inner()));
+    let mut table = toml::Spanned::new(span, DeValue::Table(document.into_inner()));
     for part in root {
         let DeValue::Table(mut inner) = table.into_inner() else {
             return Ok(None);

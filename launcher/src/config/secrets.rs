@@ -110,7 +110,7 @@ fn looks_random(value: &str) -> bool {
     let digits = value.bytes().filter(u8::is_ascii_digit).count();
     let enough = value.len() / 10;
     let distinct = value.bytes().collect::<std::collections::BTreeSet<_>>().len();
-    upper >= enough && lower >= enough && digits >= enough.min(3) && distinct >= 16
+    upper >= enough && lower >= enough && digits >= enough.min(2) && distinct >= 16
 }
 
 /// Where a secret belongs instead.

@@ -21,6 +21,10 @@ const MAX: u64 = 16 * 1024 * 1024;
 /// Longest time that uv gets to translate its own lock file.
 const EXPORT: Duration = Duration::from_secs(60);
 
+/// Comment in a lock of ours before the name of a package that no index has: it
+/// travels as it is installed.
+pub const PACK: &str = "# as installed: ";
+
 /// What a lock file says.
 #[derive(Debug, Default)]
 pub(super) struct Given {
@@ -28,6 +32,8 @@ pub(super) struct Given {
     /// Names of what it takes from elsewhere than an index: folders,
     /// repositories, files. They travel as they are installed here.
     pub(super) elsewhere: Vec<String>,
+    /// Names of what `herdsman pkg lock` found in no index.
+    pub(super) pack: Vec<String>,
     pub(super) notes: Vec<String>,
 }
 
@@ -104,6 +110,9 @@ fn requirements(text: &str, python: &str) -> Result<Given, String> {
     let whole = text.replace("\\\r\n", " ").replace("\\\n", " ");
     for line in whole.lines() {
         let line = line.trim();
+        if let Some(name) = line.strip_prefix(PACK) {
+            found.pack.push(normalize(name.trim()));
+        }
         let line = line.split(" #").next().unwrap_or_default().trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -254,13 +263,14 @@ mod tests {
     #[test]
     fn requirements_with_hashes() {
         let text = format!(
-            "# by uv\n--index-url https://h/simple\nB[x] == 2.0 ; python_version >= '3.9' \\\n    --hash=sha256:{HASH} \\\n    --hash=md5:0\n    # via c\na==1 --hash=sha256:{HASH}  # why\nwin==1 ; sys_platform == 'win32' --hash=sha256:{HASH}\n-e ./mine\nmine @ file:///x\n"
+            "# by uv\n# as installed: Odd_One\n--index-url https://h/simple\nB[x] == 2.0 ; python_version >= '3.9' \\\n    --hash=sha256:{HASH} \\\n    --hash=md5:0\n    # via c\na==1 --hash=sha256:{HASH}  # why\nwin==1 ; sys_platform == 'win32' --hash=sha256:{HASH}\n-e ./mine\nmine @ file:///x\n"
         );
         let found = requirements(&text, "3.11.7").unwrap();
         let pins: Vec<_> = found.locked.pins.iter().map(|p| (&*p.name, &*p.version)).collect();
         assert_eq!(pins, [("a", "1"), ("b", "2.0")]);
         assert_eq!(found.elsewhere, ["-e ./mine", "mine"]);
         assert_eq!(found.notes.len(), 1);
+        assert_eq!(found.pack, ["odd-one"]);
         for (bad, why) in [
             ("a==1", "no SHA-256"),
             ("a>=1", "no exact version"),

@@ -36,6 +36,7 @@ mod why;
 
 pub use copy::{Action, Blob, Content, Copy, EnvRequest, Row, prepare};
 pub use error::Error;
+pub use given::PACK;
 pub use interpreter::{Interpreter, Variables, find_interpreter, variables};
 pub use modules::project_of;
 pub use uv::{HERDSMAN_UV, find_uv};

@@ -115,6 +115,10 @@ impl<'a> Plan<'a> {
         let kept: Vec<&Pin> = given.locked.pins.iter().filter(|p| !packed.contains(&p.name)).collect();
         self.check_versions(file, &kept)?;
         for dist in here.iter().filter(|d| !kept.iter().any(|p| p.name == d.name)) {
+            if given.pack.contains(&dist.name) {
+                self.pack(dist, format!("{} says so", file.display()))?;
+                continue;
+            }
             let reason = format!("{} does not name it", file.display());
             self.row(dist, &dist.version, Action::LeftOut, reason);
         }

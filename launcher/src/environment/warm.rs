@@ -10,6 +10,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
+use herdsman_wire::environment::id;
+
 use super::copy::{Copy, EnvRequest};
 use super::error::Error;
 use super::index::{Index, Indexes};
@@ -23,7 +25,7 @@ const FETCH: Duration = Duration::from_secs(20 * 60);
 const RECORD: &str = "herdsman.json";
 
 /// Fetches what `copy` locks into uv's cache below `root`, the folder of
-/// environments; `false` where the environment is made already.
+/// environments; `false` where nothing was left to do.
 ///
 /// # Errors
 /// uv's last lines, or what the file system says.
@@ -38,11 +40,18 @@ pub async fn warm(
         return Ok(false);
     }
     if copy.manifest.lock.is_empty() {
-        return Ok(true);
+        return Ok(false);
+    }
+    let cache = root.join(".cache");
+    // Goes with the cache, so a cache that was emptied is filled again.
+    let what = format!("{}\n{}", copy.manifest.indexes.join("\n"), copy.manifest.lock);
+    let mark = cache.join(format!("herdsman-{}", id(what.as_bytes())));
+    if mark.is_file() {
+        return Ok(false);
     }
     fs_err::create_dir_all(root).map_err(Error::io(root))?;
     let mut variables = settings.variables.clone();
-    variables.insert("UV_CACHE_DIR".to_owned(), root.join(".cache").into());
+    variables.insert("UV_CACHE_DIR".to_owned(), cache.into());
     let uv = Uv::new(python, &variables)?;
     // In the same file system as the cache, or nothing could be linked.
     let folder = tempfile::Builder::new()
@@ -82,6 +91,7 @@ pub async fn warm(
         .run("fetching the packages", &args, &indexes, folder.path(), FETCH)
         .await?;
     if ended.code == Some(0) {
+        fs_err::write(&mark, "").map_err(Error::io(&mark))?;
         return Ok(true);
     }
     Err(failed(

@@ -41,7 +41,7 @@ fn what_is_saved_is_loaded_and_private() {
     assert_eq!(store.load(&name).unwrap().as_ref(), Some(&record));
     let back = store.keys(&name).unwrap().unwrap();
     assert_eq!((back.operator, back.client), (keys.operator, keys.client));
-    assert_eq!(store.names().unwrap(), [name.clone()]);
+    assert_eq!(store.names().unwrap(), std::slice::from_ref(&name));
     #[cfg(unix)]
     for entry in std::fs::read_dir(store.folder_of(&name)).unwrap() {
         use std::os::unix::fs::PermissionsExt;
