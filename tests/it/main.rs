@@ -2,4 +2,5 @@
 
 mod basics;
 mod dashboard;
+mod environment;
 mod fuzz;

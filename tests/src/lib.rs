@@ -1,3 +1,5 @@
 //! What the end-to-end tests share.
 
+pub mod environment;
 pub mod home;
+pub mod index;
