@@ -130,7 +130,7 @@ impl Watch {
 
     fn nothing_seen(self) -> Result<()> {
         self.stop.store(true, Ordering::SeqCst);
-        let seen = self.thread.join().unwrap_or(Some("the watch failed".into()));
+        let seen = self.thread.join().unwrap_or_else(|_| Some("the watch failed".into()));
         ensure!(seen.is_none(), "on a command line: {seen:?}");
         Ok(())
     }

@@ -148,7 +148,10 @@ impl Copy {
         also(changed, "changed");
         let local: Vec<String> = of(Action::Packed)
             .map(|r| match r.class.as_str() {
-                "project" => format!("the project's modules ({})", r.reason),
+                "project" => {
+                    let files = r.reason.split(',').next().unwrap_or_default();
+                    format!("the project's modules ({files})")
+                }
                 "index" | "conda" | "tool" => format!("{} (as installed)", r.name),
                 class => format!("{} ({class})", r.name),
             })

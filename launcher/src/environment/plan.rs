@@ -313,8 +313,9 @@ impl<'a> Plan<'a> {
                 class: "project".to_owned(),
                 action: Action::Packed,
                 reason: format!(
-                    "{} files, {} KiB",
+                    "{} {}, {} KiB",
                     collected.files.len(),
+                    if collected.files.len() == 1 { "file" } else { "files" },
                     collected.bytes.div_ceil(1024)
                 ),
             });
