@@ -43,6 +43,8 @@ pub struct Ready {
     pub id: Option<String>,
     /// What it holds.
     pub versions: Versions,
+    /// Keeps a copied environment from being removed.
+    pub hold: Option<Arc<nix::fcntl::Flock<std::fs::File>>>,
 }
 
 /// Dask's process and the ways to it.
@@ -192,6 +194,7 @@ impl Driver {
                     modules: path,
                     id: None,
                     versions: Versions::default(),
+                    hold: None,
                 });
                 self.on_environment(ready);
             }

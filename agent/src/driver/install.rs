@@ -1,6 +1,7 @@
 //! Making a copied environment on this node: blobs from the hub, uv, patience.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use herdsman_wire::report::Versions;
@@ -61,6 +62,7 @@ async fn install(request: &environment::Install<'_>, source: &Source) -> Result<
             other => return other,
         }
     };
+    let hold = environment::hold(request.root, request.id)?;
     let installed = environment::install(request, fetch, |text| tracing::info!("environment: {text}")).await?;
     for note in &installed.notes {
         tracing::warn!("environment: {note}");
@@ -70,6 +72,7 @@ async fn install(request: &environment::Install<'_>, source: &Source) -> Result<
         modules: Vec::new(),
         id: Some(installed.id),
         versions: Versions::default(),
+        hold: Some(Arc::new(hold)),
     })
 }
 

@@ -32,6 +32,7 @@ use herdsman_wire::environment::{IndexCredential, Manifest};
 use herdsman_wire::{ApiError, Code};
 use serde::{Deserialize, Serialize};
 
+pub use folder::hold;
 pub use image::check_image;
 
 /// Longest wait for another installation of the same environment.

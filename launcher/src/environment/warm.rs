@@ -7,10 +7,11 @@
 //! are linked, so it costs little more than the fetching itself.
 
 use std::ffi::OsStr;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-use herdsman_wire::environment::id;
+use herdsman_wire::environment::{id, is_sha256};
 
 use super::copy::{Copy, EnvRequest};
 use super::error::Error;
@@ -24,6 +25,9 @@ const FETCH: Duration = Duration::from_secs(20 * 60);
 /// Name of the file that an agent leaves in a whole environment.
 const RECORD: &str = "herdsman.json";
 
+/// What nobody used for this long may go; longer than any step of ours takes.
+const UNUSED: Duration = Duration::from_secs(30 * 60);
+
 /// Fetches what `copy` locks into uv's cache below `root`, the folder of
 /// environments; `false` where nothing was left to do.
 ///
@@ -36,6 +40,8 @@ pub async fn warm(
     root: &Path,
     progress: impl Fn(&str),
 ) -> Result<bool, Error> {
+    fs_err::create_dir_all(root).map_err(Error::io(root))?;
+    sweep(root, &copy.id);
     if root.join(&copy.id).join(RECORD).is_file() {
         return Ok(false);
     }
@@ -49,7 +55,6 @@ pub async fn warm(
     if mark.is_file() {
         return Ok(false);
     }
-    fs_err::create_dir_all(root).map_err(Error::io(root))?;
     let mut variables = settings.variables.clone();
     variables.insert("UV_CACHE_DIR".to_owned(), cache.into());
     let uv = Uv::new(python, &variables)?;
@@ -99,4 +104,73 @@ pub async fn warm(
         &ended.stderr,
         ["check that the package index can be reached from here, and `env.indexes`".to_owned()],
     ))
+}
+
+/// Removes environments that no node holds and none was started with lately:
+/// each change of the project's code makes a new one. What cannot be removed now
+/// is tried again by the next `up`.
+fn sweep(root: &Path, keep: &str) {
+    for entry in fs_err::read_dir(root).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("fetch-") && is_old(&path) {
+            // Of a launcher that was killed.
+            let _ = fs_err::remove_dir_all(&path);
+        }
+        if !is_sha256(&name) || name == keep {
+            continue;
+        }
+        // Agents hold this file as long as they run; one that starts again in
+        // this very moment makes its environment anew.
+        let mark = root.join(format!("{name}.use"));
+        let Ok(file) = File::open(&mark) else { continue };
+        if !is_old(&mark) {
+            continue;
+        }
+        match file.try_lock() {
+            Ok(()) => drop(fs_err::remove_dir_all(&path)),
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => {}
+        }
+    }
+}
+
+fn is_old(path: &Path) -> bool {
+    let modified = fs_err::metadata(path).and_then(|m| m.modified());
+    modified.is_ok_and(|m| m.elapsed().is_ok_and(|age| age > UNUSED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{folder, write};
+    use super::*;
+
+    #[test]
+    fn what_nobody_holds_goes_after_a_while() {
+        let dir = folder();
+        let root = dir.path();
+        let old = std::time::SystemTime::now() - 2 * UNUSED;
+        let ids = ["free", "held", "fresh", "kept", "unmarked"].map(|n| id(n.as_bytes()));
+        for (n, id) in ids.iter().enumerate() {
+            write(root.join(id).join(RECORD), "{}");
+            if n < 4 {
+                let mark = write(root.join(format!("{id}.use")), "");
+                if n != 2 {
+                    File::options()
+                        .write(true)
+                        .open(mark)
+                        .unwrap()
+                        .set_modified(old)
+                        .unwrap();
+                }
+            }
+        }
+        let held = File::open(root.join(format!("{}.use", ids[1]))).unwrap();
+        held.lock_shared().unwrap();
+        sweep(root, &ids[3]);
+        let there: Vec<bool> = ids.iter().map(|id| root.join(id).exists()).collect();
+        assert_eq!(there, [false, true, true, true, true]);
+        drop(held);
+        sweep(root, &ids[3]);
+        assert!(!root.join(&ids[1]).exists());
+    }
 }
