@@ -199,6 +199,10 @@ fn passwords_of_a_private_index_reach_the_nodes_and_no_disk() -> Result<()> {
     )?;
     ensure!(out.trim() == "from the private index", "{out}");
     laptop.ok(&["scale", "demo", "3"])?;
+    // A second `up` brings the passwords again, for a hub that started anew.
+    let mut again = laptop.command(&["up", "demo", "--workers", "3", "--env", "copy"])?;
+    again.envs(access).env("HERDSMAN_TEST_ONLINE", "1");
+    wants(again)?;
     let logs = laptop.ok(&["logs", "demo"])?;
     watch.nothing_seen()?;
     for said in [&up.out, &up.err, &logs.out, &logs.err] {

@@ -165,7 +165,11 @@ impl<'a> Plan<'a> {
                 lines.join("\n")
             ),
             hints: vec![
-                format!("install what is locked: uv pip sync {}", file.display()),
+                if file.ends_with("uv.lock") {
+                    "install what is locked: uv sync --frozen".to_owned()
+                } else {
+                    format!("install what is locked: uv pip sync {}", file.display())
+                },
                 "or lock again what is installed: herdsman pkg lock --to FILE".to_owned(),
                 "or copy what is installed: --env copy".to_owned(),
             ],
