@@ -13,6 +13,7 @@ mod archive;
 mod build;
 pub mod copy;
 pub mod error;
+mod follow;
 mod given;
 mod ignore;
 mod index;
