@@ -2,5 +2,6 @@
 
 mod basics;
 mod dashboard;
+mod environment;
 mod fuzz;
 mod trouble;

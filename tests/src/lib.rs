@@ -1,4 +1,6 @@
 //! What the end-to-end tests share.
 
+pub mod environment;
 pub mod home;
+pub mod index;
 pub mod trouble;

@@ -12,8 +12,8 @@ use herdsman_wire::spec::{ClusterSpec, EnvironmentSpec};
 use herdsman_wire::{ApiError, Code, Role, Timestamp};
 use tokio::sync::{mpsc, watch};
 
+use super::install;
 use super::{Driver, Input, Side, own_program, spawn_into};
-use crate::client::HubClient;
 use crate::dask::command_line::{self, Start};
 use crate::dask::diagnose::diagnose;
 use crate::dask::guard_link::{GuardEvent, GuardLink};
@@ -43,6 +43,8 @@ pub struct Ready {
     pub id: Option<String>,
     /// What it holds.
     pub versions: Versions,
+    /// Keeps a copied environment from being removed.
+    pub hold: Option<Arc<nix::fcntl::Flock<std::fs::File>>>,
 }
 
 /// Dask's process and the ways to it.
@@ -192,6 +194,7 @@ impl Driver {
                     modules: path,
                     id: None,
                     versions: Versions::default(),
+                    hold: None,
                 });
                 self.on_environment(ready);
             }
@@ -203,20 +206,36 @@ impl Driver {
     pub(super) fn change_environment(&mut self, id: String) {
         self.phases
             .start(PhaseName::Environment, Timestamp::now(), Some(INSTALL_WITHIN));
-        let (uv, credentials) = match self.spec().environment {
-            EnvironmentSpec::Locked { uv, credentials, .. } => (uv, credentials),
-            EnvironmentSpec::Image { .. } => (None, Vec::new()),
-        };
-        self.install_environment(EnvironmentSpec::Locked { id, uv, credentials });
+        let mut wanted = self.spec().environment;
+        match &mut wanted {
+            EnvironmentSpec::Locked { id: old, .. } => *old = id,
+            EnvironmentSpec::Image { .. } => {
+                wanted = EnvironmentSpec::Locked {
+                    id,
+                    uv: None,
+                    python: None,
+                    offline: false,
+                    credentials: Vec::new(),
+                };
+            }
+        }
+        self.install_environment(wanted);
     }
 
     fn install_environment(&self, wanted: EnvironmentSpec) {
-        let EnvironmentSpec::Locked { id, uv, credentials } = wanted else {
+        let EnvironmentSpec::Locked {
+            id,
+            uv,
+            python,
+            offline,
+            credentials,
+        } = wanted
+        else {
             return;
         };
         let source = match &self.side {
-            Side::Worker(w) => w.client().map(Source::Hub),
-            Side::Hub(_) => self.environment_blobs().map(|h| Source::Here(h.blobs.clone())),
+            Side::Worker(w) => w.client().map(install::Source::Hub),
+            Side::Hub(_) => self.environment_blobs().map(|h| install::Source::Here(h.blobs.clone())),
         };
         let root = self.join.paths.environments.clone();
         // Unpacking and hashing take whole seconds: not on the thread that
@@ -227,10 +246,12 @@ impl Driver {
             let request = environment::Install {
                 id: &id,
                 root: &root,
-                uv: &uv.map_or_else(find_uv, Ok)?,
+                uv: &uv.map_or_else(install::find_uv, Ok)?,
+                python: python.as_deref(),
+                offline,
                 credentials: &credentials,
             };
-            runtime.block_on(install(&request, source))
+            runtime.block_on(install::patiently(&request, &source))
         });
         let work = async move {
             thread.await.unwrap_or_else(|e| {
@@ -474,23 +495,6 @@ fn is_there(python: &Path) -> Result<(), ApiError> {
     )
 }
 
-/// Where `uv` lies on machines that have it.
-fn find_uv() -> Result<PathBuf, ApiError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = ["/opt/herdsman/bin", "/usr/local/bin"].map(PathBuf::from).into_iter();
-    folders
-        .chain(std::env::split_paths(&path))
-        .map(|d| d.join("uv"))
-        .find(|p| p.is_file())
-        .ok_or_else(|| {
-            ApiError::new(
-                Code::Environment,
-                "`uv`, which installs the environment, is not on this machine",
-            )
-            .with_hint("bake it into the image at /opt/herdsman/bin/uv")
-        })
-}
-
 /// The address that packets to `to` leave from; nothing is sent.
 fn source_address(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = match to {
@@ -500,35 +504,4 @@ fn source_address(to: IpAddr) -> Option<IpAddr> {
     let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
     socket.connect((to, 9)).ok()?;
     Some(socket.local_addr().ok()?.ip())
-}
-
-/// Where blobs come from.
-enum Source {
-    Hub(HubClient),
-    Here(crate::hub::blobs::Blobs),
-}
-
-async fn install(request: &environment::Install<'_>, source: Source) -> Result<Ready, ApiError> {
-    let fetch = async |hash: &str, to: &Path| match &source {
-        Source::Hub(client) => client
-            .download(&format!("/v1/blobs/{hash}"), to, herdsman_wire::limits::BLOB)
-            .await
-            .map(|_| ()),
-        Source::Here(blobs) => {
-            let from = blobs.find(hash)?;
-            std::fs::copy(&from, to)
-                .map(|_| ())
-                .map_err(|e| crate::files::io_error("copy", &from, &e))
-        }
-    };
-    let installed = environment::install(request, fetch, |text| tracing::info!("environment: {text}")).await?;
-    for note in &installed.notes {
-        tracing::warn!("environment: {note}");
-    }
-    Ok(Ready {
-        python: installed.python,
-        modules: Vec::new(),
-        id: Some(installed.id),
-        versions: Versions::default(),
-    })
 }

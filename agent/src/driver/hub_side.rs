@@ -220,9 +220,12 @@ impl Driver {
             Ok(()) => side.open(&self.join).await,
             Err(e) => Err(e),
         };
-        if let Err(e) = opened {
-            side.keys = Some(keys);
-            return Err(e);
+        match opened {
+            Ok(hub) => hub.keep_credentials(&install.spec.environment),
+            Err(e) => {
+                side.keys = Some(keys);
+                return Err(e);
+            }
         }
         let identity = self.issue_own().await?;
         self.on_identity(Ok(identity));

@@ -21,6 +21,7 @@ mod dask_side;
 mod end;
 mod hub_side;
 mod input;
+mod install;
 mod worker_side;
 
 use std::path::{Path, PathBuf};

@@ -99,6 +99,32 @@ pub(super) fn make_public(path: &Path) -> Result<(), ApiError> {
         .map_err(|e| io_error("make the folder", path, &e))
 }
 
+/// Says that an environment is in use, for as long as the answer lives: nodes of
+/// one computer share their folder of environments, and there the launcher
+/// removes those that nobody holds. To be taken before [`super::install`], so
+/// that what is found whole stays whole.
+///
+/// # Errors
+/// As the file system says; worth another try while it is being removed.
+pub fn hold(root: &Path, id: &str) -> Result<Flock<File>, ApiError> {
+    make_public(root)?;
+    let path = root.join(format!("{id}.use"));
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| io_error("open", &path, &e))?;
+    // When it was used last; only its age is ever looked at.
+    let _ = file.set_modified(std::time::SystemTime::now());
+    Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, e)| {
+        let e = io_error("lock", &path, &std::io::Error::from(e));
+        // A launcher is removing it; in a moment it can be made anew.
+        ApiError { retryable: true, ..e }
+    })
+}
+
 /// Takes the lock of one environment. The kernel drops it with the process, so
 /// a crash leaves nothing to clean up; the file stays, since removing it would
 /// let two callers lock two files of one name.

@@ -32,6 +32,7 @@ use herdsman_wire::environment::{IndexCredential, Manifest};
 use herdsman_wire::{ApiError, Code};
 use serde::{Deserialize, Serialize};
 
+pub use folder::hold;
 pub use image::check_image;
 
 /// Longest wait for another installation of the same environment.
@@ -47,6 +48,10 @@ pub struct Install<'a> {
     pub root: &'a Path,
     /// The `uv` to use, an absolute path.
     pub uv: &'a Path,
+    /// The interpreter to stand on; absent: found or fetched.
+    pub python: Option<&'a Path>,
+    /// Ask no index: everything is in uv's cache below `root` already.
+    pub offline: bool,
     /// Access to the manifest's indexes.
     pub credentials: &'a [IndexCredential],
 }
@@ -136,8 +141,13 @@ async fn make(
     }
 
     let uv = uv::Uv::new(request, &manifest);
-    progress(&format!("looking for Python {}", manifest.python));
-    let base = python::find(&uv, &manifest, progress).await?;
+    let base = match request.python {
+        Some(python) => python.to_owned(),
+        None => {
+            progress(&format!("looking for Python {}", manifest.python));
+            python::find(&uv, &manifest, progress).await?
+        }
+    };
     let venv = folders.partial.join("venv");
     uv.venv(&base, &venv).await?;
     let interpreter = venv.join("bin/python");

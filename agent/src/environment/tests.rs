@@ -67,6 +67,8 @@ impl Bundle {
             id: &self.id,
             root,
             uv,
+            python: None,
+            offline: false,
             credentials,
         };
         let fetch = async |sha: &str, to: &Path| {

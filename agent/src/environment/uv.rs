@@ -21,6 +21,7 @@ pub(super) struct Uv<'a> {
     program: &'a Path,
     root: &'a Path,
     credentials: &'a [IndexCredential],
+    offline: bool,
     indexes: Vec<String>,
 }
 
@@ -30,6 +31,7 @@ impl<'a> Uv<'a> {
             program: request.uv,
             root: request.root,
             credentials: request.credentials,
+            offline: request.offline,
             indexes: manifest.indexes.clone(),
         }
     }
@@ -48,6 +50,9 @@ impl<'a> Uv<'a> {
             .env("UV_NO_CONFIG", "1")
             .env("UV_NO_PROGRESS", "1")
             .env("NO_COLOR", "1");
+        if self.offline {
+            c.env("UV_OFFLINE", "1");
+        }
         c
     }
 
@@ -147,6 +152,8 @@ impl<'a> Uv<'a> {
                 ..error
             }
             .with_hint("give the machines a larger disk (`--disk`)")
+        } else if self.offline && has(&["network was disabled", "offline"]) {
+            error.with_hint("`herdsman up` fetches the packages for nodes of this machine: run it again")
         } else if has(&["401 ", "403 ", "Unauthorized", "credentials"]) {
             error.with_hint("check the index's user and password in netrc or UV_INDEX_<NAME>_USERNAME and _PASSWORD")
         } else if has(&["Hash mismatch", "hash mismatch"]) {

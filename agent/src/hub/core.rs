@@ -11,7 +11,7 @@ use herdsman_wire::join::JoinConfig;
 use herdsman_wire::pki::CertificateFacts;
 use herdsman_wire::report::{ClusterStatus, EventKind, NodeReport, NodeState, NodeStatus, Tasks, WorkerStatus};
 use herdsman_wire::session::{Command, Down};
-use herdsman_wire::spec::{ClusterSpec, DaskSecurity};
+use herdsman_wire::spec::{ClusterSpec, DaskSecurity, EnvironmentSpec};
 use herdsman_wire::{ApiError, ClusterId, ClusterName, Code, Kind, NodeName, Role, Timestamp, limits, pki};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -161,7 +161,11 @@ impl Hub {
         let installed = Installed {
             created: install.created,
             address: SocketAddr::new(own_address, install.spec.dask.scheduler_port),
-            spec: install.spec.clone(),
+            // Passwords of package indexes stay in memory; see `keep_credentials`.
+            spec: ClusterSpec {
+                environment: install.spec.environment.without_credentials(),
+                ..install.spec.clone()
+            },
         };
         let mut journal = Vec::new();
         let mut entries = vec![Entry::Expected {
@@ -256,6 +260,15 @@ impl Hub {
     /// The specification in force.
     pub fn spec(&self) -> ClusterSpec {
         locked(&self.spec).clone()
+    }
+
+    /// Keeps passwords of package indexes for nodes to come. They are never
+    /// written down: a hub that started anew gets them with the next `up`.
+    pub fn keep_credentials(&self, of: &EnvironmentSpec) {
+        let mut spec = locked(&self.spec);
+        if spec.environment == of.without_credentials() {
+            spec.environment = of.clone();
+        }
     }
 
     /// When the issuing certificates end.
@@ -872,11 +885,15 @@ impl Hub {
     /// When the journal cannot be written.
     pub async fn change_environment(&self, change: api::ChangeEnvironment) -> Result<(), ApiError> {
         let mut spec = self.spec();
+        let open = change.environment.without_credentials();
+        if spec.environment.without_credentials() != open {
+            spec.environment = open;
+            self.remember(&[Entry::Spec {
+                spec: Box::new(spec.clone()),
+            }])
+            .await?;
+        }
         spec.environment = change.environment;
-        self.remember(&[Entry::Spec {
-            spec: Box::new(spec.clone()),
-        }])
-        .await?;
         *locked(&self.spec) = spec;
         Ok(())
     }
@@ -1158,9 +1175,7 @@ impl Hub {
         }
         let reissue = Duration::from_secs(self.spec().lives.crl_reissue_seconds);
         let is_fresh = self.crl_issued.lock().await.is_some_and(|at| at.elapsed() < reissue);
-        if !is_fresh
-            && let Err(e) = self.issue_crl().await
-        {
+        if !is_fresh && let Err(e) = self.issue_crl().await {
             tracing::error!("cannot issue a CRL: {e}");
         }
         let due = ending::due(&self.spec().limits, &self.activity(), now);
@@ -1246,6 +1261,7 @@ impl Hub {
             events: *self.events.newest().borrow(),
             authority_until: self.issuers.until,
             scheduler_address: format!("{protocol}://{}", self.scheduler),
+            environment: spec.environment.id().map(str::to_owned),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

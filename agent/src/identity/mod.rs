@@ -202,7 +202,10 @@ impl Store {
             agent_key: keys.agent,
             since: now,
         };
-        let text = serde_json::to_vec(&identity).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+        // Passwords of package indexes are not written down.
+        let mut open = identity.clone();
+        open.issued.spec.environment = open.issued.spec.environment.without_credentials();
+        let text = serde_json::to_vec(&open).map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
         files::write_atomic(&self.state.join("identity.json"), &text)?;
         self.forget_next_keys();
         Ok(identity)

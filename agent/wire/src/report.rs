@@ -294,6 +294,9 @@ pub struct ClusterStatus {
     pub authority_until: Timestamp,
     /// Dask's address as nodes use it.
     pub scheduler_address: String,
+    /// Id of the copied environment that nodes shall have, where they have one.
+    #[serde(default)]
+    pub environment: Option<String>,
     /// Version of the hub's agent.
     pub agent_version: String,
 }

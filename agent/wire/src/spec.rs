@@ -154,10 +154,38 @@ pub enum EnvironmentSpec {
         /// A `uv` that is on the machine already; absent: found there.
         #[serde(default)]
         uv: Option<PathBuf>,
+        /// An interpreter of the machine to stand on; absent: found or fetched.
+        #[serde(default)]
+        python: Option<PathBuf>,
+        /// All packages are in uv's cache beside the environments already, and
+        /// no index is to be asked: for nodes without a route to one.
+        #[serde(default)]
+        offline: bool,
         /// Access to private package indexes, in memory only.
         #[serde(default)]
         credentials: Vec<IndexCredential>,
     },
+}
+
+impl EnvironmentSpec {
+    /// Id of a copied environment.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            Self::Locked { id, .. } => Some(id),
+            Self::Image { .. } => None,
+        }
+    }
+
+    /// The same with no passwords in it: what may be written to a disk.
+    #[must_use]
+    pub fn without_credentials(&self) -> Self {
+        let mut open = self.clone();
+        if let Self::Locked { credentials, .. } = &mut open {
+            credentials.clear();
+        }
+        open
+    }
 }
 
 impl Default for EnvironmentSpec {
@@ -196,5 +224,31 @@ impl Default for Lives {
             crl_seconds: l::CRL_LIFE.as_secs(),
             crl_reissue_seconds: l::CRL_REISSUE.as_secs(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_down_holds_no_password() {
+        let full = EnvironmentSpec::Locked {
+            id: "ab".into(),
+            uv: None,
+            python: None,
+            offline: false,
+            credentials: vec![IndexCredential {
+                host: "h".into(),
+                user: "u".into(),
+                password: Secret::new("hunter2"),
+            }],
+        };
+        let open = full.without_credentials();
+        assert_eq!(open.id(), Some("ab"));
+        assert!(!serde_json::to_string(&open).unwrap().contains("hunter2"));
+        // Written by an older launcher.
+        let old: EnvironmentSpec = serde_json::from_str(r#"{"mode":"locked","id":"ab"}"#).unwrap();
+        assert_eq!(old, open);
     }
 }

@@ -215,14 +215,8 @@ impl Making {
             dead = watch::end_of_scheduler(ctx, machines) => return Err(dead),
         }
         drop(roots);
-        for blob in &wanted.blobs {
-            link.put_blob(
-                &blob.sha256,
-                &blob.path,
-                until.saturating_duration_since(Instant::now()),
-            )
-            .await?;
-        }
+        // Nodes that are quicker than this wait for what they miss.
+        super::environment::send(&link, wanted, until).await?;
         // The roots signed our own certificates, and there is no list of revoked
         // ones by the roots: Dask takes only what the hub signed.
         let (operator, client) = patiently(until, || access::request(&link)).await?;

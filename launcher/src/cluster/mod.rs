@@ -16,6 +16,7 @@
 mod access;
 mod create;
 mod down;
+mod environment;
 mod names;
 mod scale;
 mod up;
@@ -64,22 +65,13 @@ pub struct Wanted {
     /// How the nodes run.
     pub spec: ClusterSpec,
     /// Copied environment, put into the hub before any node asks for it.
-    pub blobs: Vec<Blob>,
+    pub blobs: Vec<crate::environment::Blob>,
     /// Longest wait for all of it.
     pub start_timeout: Duration,
     /// What failed is left for a look.
     pub keep_failed: bool,
     /// Further tags.
     pub tags: Tags,
-}
-
-/// A blob of a copied environment.
-#[derive(Clone, Debug)]
-pub struct Blob {
-    /// SHA-256, hex.
-    pub sha256: String,
-    /// Where it lies.
-    pub path: std::path::PathBuf,
 }
 
 /// Something that a person may want to see while it happens.

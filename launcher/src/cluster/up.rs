@@ -262,6 +262,7 @@ async fn converge(
             "herdsman down {name}          deletes it, so that it can be made anew"
         )));
     }
+    super::environment::converge(&access, wanted, &status, until, see).await?;
     let have = status.nodes.iter().filter(|n| super::scale::counts(n)).count();
     let have = u32::try_from(have).unwrap_or(u32::MAX);
     let mut status = Some(status);

@@ -412,6 +412,7 @@ mod tests {
             ending: Ending::default(),
             events: 0,
             authority_until: Timestamp(0),
+            environment: None,
             scheduler_address: String::new(),
             agent_version: String::new(),
         }

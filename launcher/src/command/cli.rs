@@ -173,7 +173,7 @@ pub struct UpArgs {
     /// Further argument of `dask scheduler` (again for more)
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub scheduler_option: Vec<String>,
-    /// Where the nodes' Python environment comes from: auto, lock:FILE, image, none
+    /// Where the nodes' Python environment comes from: auto, copy, lock:FILE, image, none
     #[arg(long, value_name = "SOURCE", help_heading = "Python environment")]
     pub env: Option<EnvSource>,
     /// Environment or interpreter to copy [default: the active one]

@@ -1,94 +1,68 @@
-//! `herdsman pkg`: what a copied environment would hold, and why.
+//! `herdsman pkg`: what a copied environment would hold.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use herdsman_wire::{ApiError, Code};
 use serde_json::json;
 
 use super::cli::{Output, PkgVerb, UpArgs};
 use super::context::Session;
+use super::packages;
 use super::signals::interruptible;
-use crate::environment::{self, Copy, EnvRequest, Interpreter};
+use crate::environment::{self, Action, Copy, EnvRequest, Interpreter};
 use crate::ui::{Error, Table};
 
 pub(super) async fn run(session: &Session, verb: &PkgVerb) -> Result<(), Error> {
     match verb {
-        PkgVerb::Show(args) => {
-            let copy = prepare(session, args.python.as_ref()).await?;
-            show(session, &copy)
-        }
-        PkgVerb::Lock(args) => {
-            let copy = prepare(session, args.python.as_ref()).await?;
-            lock(session, &copy, args.to.as_ref())
-        }
+        PkgVerb::Show(args) => show(session, &copy(session, args.python.clone()).await?),
+        PkgVerb::Lock(args) => lock(session, &copy(session, args.python.clone()).await?, args.to.as_deref()),
         PkgVerb::Why(args) => {
-            let (python, request) = source(session, args.python.as_ref())?;
-            let reasons = environment::why(&python, &request, &args.package);
-            if session.printer.output() == Output::Json {
-                return session.printer.json(&json!({"package": args.package, "why": reasons}));
-            }
-            reasons.iter().try_for_each(|r| session.printer.data(&format!("{r}\n")))
+            let (request, python) = asked(session, args.python.clone())?;
+            why(session, &request, &python, &args.package)
         }
     }
 }
 
-/// The interpreter and what the settings say about its copy.
-fn source(session: &Session, named: Option<&PathBuf>) -> Result<(Interpreter, EnvRequest), Error> {
-    let settings = session.load(&UpArgs::default())?.settings;
-    let cwd = session.cwd()?;
-    let variables = environment::interpreter::variables();
-    let named = named
-        .or(settings.python.as_ref())
-        .map(|p| p.to_string_lossy().into_owned());
-    let python = environment::find_interpreter(&cwd, &variables, named.as_deref()).map_err(ApiError::from)?;
-    let include = settings.include.iter().map(|p| p.to_string_lossy().into_owned());
-    let request = EnvRequest {
-        project: environment::project_of(&cwd, &variables),
-        include: include.collect(),
-        ignore: settings.ignore,
-        indexes: settings.indexes,
-        setup: settings.setup,
-        cache: session.store()?.folder().join("wheels"),
-        variables,
-        ..EnvRequest::default()
+fn asked(session: &Session, python: Option<PathBuf>) -> Result<(EnvRequest, Interpreter), Error> {
+    let up = UpArgs {
+        python,
+        ..UpArgs::default()
     };
-    Ok((python, request))
+    let settings = session.load(&up)?.settings;
+    let python = packages::interpreter(session, &settings)?;
+    Ok((packages::request(session, &settings)?, python))
 }
 
-async fn prepare(session: &Session, named: Option<&PathBuf>) -> Result<Copy, Error> {
-    let (python, request) = source(session, named)?;
-    let printer = session.printer.clone();
-    let say = move |text: &str| {
-        if printer.verbose() {
-            printer.note(text);
-        }
-    };
-    let work = async {
-        environment::prepare(&request, &python, say)
-            .await
-            .map_err(|e| ApiError::from(e).into())
-    };
-    let copy = interruptible(work).await?;
-    for note in &copy.notes {
-        session.printer.note(note);
-    }
-    Ok(copy)
+async fn copy(session: &Session, python: Option<PathBuf>) -> Result<Copy, Error> {
+    let (request, python) = asked(session, python)?;
+    interruptible(packages::prepare(session, &request, &python)).await
 }
 
 fn show(session: &Session, copy: &Copy) -> Result<(), Error> {
     let printer = &session.printer;
     if printer.output() == Output::Json {
-        let rows: Vec<_> = copy
-            .rows
-            .iter()
-            .map(|r| {
-                json!({
-                    "name": r.name, "version": r.version, "class": r.class,
-                    "action": r.action.to_string(), "reason": r.reason,
-                })
+        let rows = copy.rows.iter().map(|r| {
+            json!({
+                "name": r.name,
+                "version": r.version,
+                "from": r.class,
+                "action": r.action.to_string(),
+                "reason": r.reason,
             })
-            .collect();
-        return printer.json(&json!({"id": copy.id, "python": copy.manifest.python, "packages": rows}));
+        });
+        return printer.json(&json!({
+            "id": copy.id,
+            "python": copy.manifest.python,
+            "platform": copy.manifest.platform,
+            "indexes": copy.manifest.indexes,
+            "packages": rows.collect::<Vec<_>>(),
+            "bytes": copy.blobs.iter().map(|b| b.size).sum::<u64>(),
+            "notes": copy.notes,
+            "summary": copy.summary(),
+        }));
+    }
+    if printer.output() == Output::Name {
+        return printer.data(&format!("{}\n", copy.id));
     }
     let mut table = Table::new(&["PACKAGE", "VERSION", "FROM", "ACTION", "WHY"]);
     for r in &copy.rows {
@@ -101,25 +75,64 @@ fn show(session: &Session, copy: &Copy) -> Result<(), Error> {
         ]);
     }
     printer.data(&table.text())?;
-    printer.note(&format!(
-        "{}, id {}",
-        copy.summary(),
-        copy.id.get(..12).unwrap_or(&copy.id)
-    ));
+    printer.note(&copy.summary());
+    for note in &copy.notes {
+        printer.note(&format!("  {note}"));
+    }
     Ok(())
 }
 
-/// The lock as requirements with hashes, which pip and uv read as well.
-fn lock(session: &Session, copy: &Copy, to: Option<&PathBuf>) -> Result<(), Error> {
+/// The lock as it stands in the manifest, so that `--env lock:FILE` takes it.
+fn lock(session: &Session, copy: &Copy, to: Option<&Path>) -> Result<(), Error> {
     let printer = &session.printer;
-    match to {
-        Some(path) => {
-            std::fs::write(path, &copy.manifest.lock)
-                .map_err(|e| Error::new(Code::Disk, format!("cannot write {}: {e}", path.display())))?;
-            printer.note(&format!("{}, written to {}", copy.summary(), path.display()));
-            Ok(())
-        }
-        None if printer.output() == Output::Json => printer.json(&copy.manifest),
-        None => printer.data(&copy.manifest.lock),
+    let manifest = &copy.manifest;
+    let mut text = format!("# python {}, {}\n", manifest.python, manifest.platform);
+    for row in copy.rows.iter().filter(|r| r.action == Action::Packed) {
+        text += &match row.class.as_str() {
+            "index" | "conda" | "tool" => format!("{}{}\n", environment::PACK, row.name),
+            class => format!("# {class}, sent as a wheel each time: {}\n", row.name),
+        };
     }
+    text += &manifest.lock;
+    let count = manifest.lock.matches("==").count();
+    if let Some(file) = to {
+        std::fs::write(file, &text)
+            .map_err(|e| Error::new(Code::Disk, format!("cannot write {}: {e}", file.display())))?;
+        let file = file.display();
+        printer.note(&format!(
+            "{count} packages are locked in {file}; --env lock:{file} uses it"
+        ));
+    }
+    match (printer.output(), to) {
+        (Output::Json, _) => printer.json(&json!({
+            "id": copy.id,
+            "python": manifest.python,
+            "platform": manifest.platform,
+            "packages": count,
+            "file": to,
+            "lock": text,
+            "wheels": manifest.wheels,
+        })),
+        (_, None) => printer.data(&text),
+        (_, Some(_)) => Ok(()),
+    }
+}
+
+fn why(session: &Session, request: &EnvRequest, python: &Interpreter, package: &str) -> Result<(), Error> {
+    let answer = environment::why(python, request, package);
+    if !answer.installed {
+        let error = ApiError::new(Code::NotFound, answer.lines.join("\n"));
+        return Err(Error::from(error).with_hint("herdsman pkg show        lists what is installed"));
+    }
+    let printer = &session.printer;
+    if printer.output() == Output::Json {
+        return printer.json(&json!({
+            "package": answer.name,
+            "version": answer.version,
+            "goes": answer.goes,
+            "needed_by": answer.needed_by,
+            "why": answer.lines,
+        }));
+    }
+    printer.data(&format!("{}\n", answer.lines.join("\n")))
 }

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, EnvironmentSpec, OwnCertificate, f64Eq};
+use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, OwnCertificate, f64Eq};
 use herdsman_wire::{Code, Secret};
 use serde_json::json;
 
 use super::cli::{Output, UpArgs};
 use super::context::Session;
+use super::packages::{self, Chosen};
 use super::signals::interruptible;
 use crate::cluster::{self, Context, Outcome, Wanted};
-use crate::config::{EnvSource, OwnCertificates, ProviderName, Settings, Wait};
-use crate::environment;
+use crate::config::{OwnCertificates, ProviderName, Settings, Wait};
 use crate::ui::{Error, Exit, Progress, iso, seconds};
 
 pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
@@ -33,7 +33,8 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
         printer.warn("Dask's own traffic will be plain TCP: whoever reaches port 8786 can run code on all nodes");
     }
     let started = std::time::Instant::now();
-    let wanted = wanted(session, settings)?;
+    let chosen = interruptible(packages::choose(session, settings, &ctx)).await?;
+    let wanted = wanted(session, settings, chosen)?;
     let existed = matches!(ctx.store.load(&wanted.name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
     let progress = Progress::new(printer);
     let see = |step: &cluster::Step| progress.see(step);
@@ -74,7 +75,7 @@ async fn clean_up(ctx: &Context, wanted: &Wanted, existed: bool, mut e: Error) -
     e
 }
 
-fn wanted(session: &Session, settings: &Settings) -> Result<Wanted, Error> {
+fn wanted(session: &Session, settings: &Settings, chosen: Chosen) -> Result<Wanted, Error> {
     let workers = settings.workers.min();
     Ok(Wanted {
         name: settings.name.clone(),
@@ -90,10 +91,10 @@ fn wanted(session: &Session, settings: &Settings) -> Result<Wanted, Error> {
                 no_client_seconds: settings.no_client.map(|d| d.as_secs()),
                 lifetime_seconds: settings.lifetime.map(|d| d.as_secs()),
             },
-            environment: environment(session, settings)?,
+            environment: chosen.spec,
             lives: lives(session)?,
         },
-        blobs: Vec::new(),
+        blobs: chosen.blobs,
         start_timeout: settings.start_timeout,
         keep_failed: settings.keep_failed,
         tags: settings.tags.clone().into_iter().collect(),
@@ -180,48 +181,6 @@ fn private_key(text: &str) -> Option<&str> {
     text.get(from..end)
 }
 
-fn environment(session: &Session, settings: &Settings) -> Result<EnvironmentSpec, Error> {
-    let named = settings.python.as_ref().map(|p| p.to_string_lossy().into_owned());
-    match (&settings.env, settings.provider) {
-        // On this machine the environment is there already: it is used in place.
-        (EnvSource::Auto | EnvSource::Image | EnvSource::None, ProviderName::Local) => {
-            let variables = environment::interpreter::variables();
-            let cwd = session.cwd()?;
-            let python = environment::find_interpreter(&cwd, &variables, named.as_deref())
-                .map_err(herdsman_wire::ApiError::from)?;
-            let versions = if settings.env == EnvSource::None {
-                herdsman_wire::report::Versions::default()
-            } else {
-                environment::installed_versions(&python).map_err(herdsman_wire::ApiError::from)?
-            };
-            for note in &python.notes {
-                session.printer.note(note);
-            }
-            session.printer.note(&format!(
-                "python {} at {} ({})",
-                python.version,
-                python.executable.display(),
-                python.reason
-            ));
-            let mut path = vec![cwd];
-            path.extend(settings.include.iter().filter_map(|p| p.parent().map(Path::to_owned)));
-            path.dedup();
-            Ok(EnvironmentSpec::Image {
-                python: python.executable,
-                path,
-                versions,
-            })
-        }
-        (source, _) => Err(Error::new(
-            Code::Usage,
-            format!(
-                "environment `{source}` is not possible with provider `{}` yet",
-                settings.provider
-            ),
-        )),
-    }
-}
-
 async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Settings) -> Result<u8, Error> {
     let ctx = session.context(settings)?;
     let machines = ctx.provider.list(Some(&settings.name)).await?;
@@ -232,10 +191,18 @@ async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Se
     let exists = !machines.is_empty();
     let same = exists && have == settings.workers.min() as usize;
     let printer = &session.printer;
+    let copy = if packages::is_copied(settings) {
+        let python = packages::interpreter(session, settings)?;
+        let request = packages::request(session, settings)?;
+        Some(interruptible(packages::prepare(session, &request, &python)).await?)
+    } else {
+        None
+    };
     if printer.output() == Output::Json {
         printer.json(&json!({
             "name": settings.name,
             "exists": exists,
+            "environment": copy.as_ref().map(|c| json!({"id": c.id, "summary": c.summary(), "notes": c.notes})),
             "workers": {"have": have, "want": settings.workers.min()},
             "changes": !same,
             "settings": entries.document(),
@@ -244,7 +211,8 @@ async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Se
         let mut text = format!("{} on {}\n", settings.name, settings.provider);
         text += &format!("  scheduler  {}\n", if exists { "exists" } else { "1 to make" });
         text += &format!("  workers    {have} of {}\n", settings.workers);
-        text += &format!("  python     {}\n", settings.env);
+        let python = copy.as_ref().map(crate::environment::Copy::summary);
+        text += &format!("  packages   {}\n", python.unwrap_or_else(|| settings.env.to_string()));
         text += &format!("  stops      {}\n", stops(settings));
         printer.data(&text)?;
     }

@@ -239,8 +239,11 @@ impl fmt::Display for Allow {
 /// Where the nodes' Python environment comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum EnvSource {
-    /// A locked copy of the environment on this computer.
+    /// What suits the provider: the environment in place on this computer's own
+    /// nodes, a locked copy of it everywhere else.
     Auto,
+    /// A locked copy of the environment on this computer, wherever the nodes are.
+    Copy,
     /// A lock file.
     Lock(PathBuf),
     /// What the machine's image has.
@@ -256,14 +259,17 @@ impl FromStr for EnvSource {
         let fail = |why: &str| ValueError::new("environment", text, why);
         match text.trim() {
             "auto" => Ok(Self::Auto),
+            "copy" => Ok(Self::Copy),
             "image" => Ok(Self::Image),
             "none" => Ok(Self::None),
             other => match other.split_once(':') {
                 Some(("lock", file)) if !file.is_empty() => Ok(Self::Lock(file.into())),
                 Some(("lock", _)) => Err(fail("name the lock file, like lock:uv.lock")),
-                Some(("docker", _)) => Err(fail("containers are not supported yet; use auto, lock:FILE or image")),
+                Some(("docker", _)) => Err(fail(
+                    "containers are not supported yet; use auto, copy, lock:FILE or image",
+                )),
                 _ if other == "lock" => Err(fail("name the lock file, like lock:uv.lock")),
-                _ => Err(fail("write auto, lock:FILE, image or none")),
+                _ => Err(fail("write auto, copy, lock:FILE, image or none")),
             },
         }
     }
@@ -273,6 +279,7 @@ impl fmt::Display for EnvSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
+            Self::Copy => f.write_str("copy"),
             Self::Lock(file) => write!(f, "lock:{}", file.display()),
             Self::Image => f.write_str("image"),
             Self::None => f.write_str("none"),

@@ -52,6 +52,9 @@ pub const NO_INPUT: &str = "HERDSMAN_NO_INPUT";
 /// Set to anything but `0` or nothing: no calls beyond the cluster, as with
 /// `--offline`.
 pub const OFFLINE: &str = "HERDSMAN_OFFLINE";
+/// The `uv` program that locks and fetches packages, where it is neither on the
+/// path nor beside Python.
+pub const UV: &str = "HERDSMAN_UV";
 /// Level of the program's own log.
 pub const LOG: &str = "HERDSMAN_LOG";
 /// Beginning of Dask's way to name a setting in the environment:
@@ -96,7 +99,7 @@ pub const SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// Variables of ours that stand for no setting of a cluster.
-pub const OTHERS: &[&str] = &[STATE_DIR, CONFIG, AGENT, NO_INPUT, OFFLINE, LOG];
+pub const OTHERS: &[&str] = &[STATE_DIR, CONFIG, AGENT, UV, NO_INPUT, OFFLINE, LOG];
 
 /// Names of the Python class's arguments, which `DASK_HERDSMAN__` may use as
 /// well, with the setting's key.

@@ -12,12 +12,18 @@ use super::plan::Plan;
 use super::scan::{kept, scan};
 use super::versions::installed_versions;
 
+/// Names of local packages in a summary.
+const SHOWN: usize = 4;
+
 /// What the user wants copied.
 #[derive(Clone, Debug, Default)]
 pub struct EnvRequest {
     /// The project's folder whose loose modules travel (see
     /// [`super::project_of`]); none: no loose modules.
     pub project: Option<PathBuf>,
+    /// A lock file that says which versions come from indexes; absent: those that
+    /// are installed.
+    pub lock: Option<PathBuf>,
     /// Further files and folders of code, and names of tools that shall stay.
     pub include: Vec<String>,
     /// Packages to leave out.
@@ -126,20 +132,35 @@ impl Copy {
     /// One line for the plan.
     #[must_use]
     pub fn summary(&self) -> String {
-        let count = |a: Action| self.rows.iter().filter(|r| r.action == a).count();
+        let of = |a: Action| self.rows.iter().filter(move |r| r.action == a);
         let bytes: u64 = self.blobs.iter().map(|b| b.size).sum();
-        let mut parts = vec![format!("{} packages exact", count(Action::Exact))];
-        for action in [Action::Changed, Action::Packed, Action::LeftOut] {
-            if count(action) > 0 {
-                parts.push(format!("{} {action}", count(action)));
-            }
-        }
-        format!(
-            "Python {}, {}, {} KiB to send",
+        let changed = of(Action::Changed).count();
+        let mut text = format!(
+            "python {} + {} packages",
             self.manifest.python,
-            parts.join(", "),
-            bytes.div_ceil(1024)
-        )
+            of(Action::Exact).count() + changed
+        );
+        let mut also = |n: usize, what: &str| {
+            if n > 0 {
+                text += &format!(", {n} {what}");
+            }
+        };
+        also(changed, "changed");
+        let local: Vec<String> = of(Action::Packed)
+            .map(|r| match r.class.as_str() {
+                "project" => {
+                    let files = r.reason.split(',').next().unwrap_or_default();
+                    format!("the project's modules ({files})")
+                }
+                "index" | "conda" | "tool" => format!("{} (as installed)", r.name),
+                class => format!("{} ({class})", r.name),
+            })
+            .collect();
+        let shown = local.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let more = if local.len() > SHOWN { ", …" } else { "" };
+        also(local.len(), &format!("local: {shown}{more}"));
+        also(of(Action::LeftOut).count(), "left out");
+        text + &format!("; {} KiB to send", bytes.div_ceil(1024))
     }
 }
 
@@ -176,7 +197,10 @@ pub async fn prepare(settings: &EnvRequest, python: &Interpreter, progress: impl
         rows: Vec::new(),
         notes: found.notes.clone(),
     };
-    let locked = plan.packages(&indexes, &progress).await?;
+    let locked = match &settings.lock {
+        None => plan.packages(&indexes, &progress).await?,
+        Some(file) => plan.given(file, &indexes, &progress).await?,
+    };
     progress("collecting the project's modules");
     plan.project(&paths)?;
     plan.left_out(&tools);

@@ -21,7 +21,7 @@ const COMPILE: Duration = Duration::from_secs(180);
 const UNSOLVABLE: i32 = 1;
 /// Packages whose versions decide whether both sides understand each other: not
 /// even the patch may differ.
-const STRICT: &[&str] = &["cloudpickle", "dask", "distributed", "msgpack"];
+pub(super) const STRICT: &[&str] = &["cloudpickle", "dask", "distributed", "msgpack"];
 
 /// How uv is asked: exact pins, wheels only, with the hashes of all files.
 const OPTIONS: &[&str] = &[
@@ -146,7 +146,7 @@ fn minor(version: &str) -> Option<String> {
 
 /// Puts answers together, sorted by name, so that the same packages give the
 /// same lock.
-fn join(texts: &[String]) -> Result<Locked, Error> {
+pub(super) fn join(texts: &[String]) -> Result<Locked, Error> {
     let mut blocks: Vec<String> = Vec::new();
     for line in texts
         .iter()
@@ -163,7 +163,7 @@ fn join(texts: &[String]) -> Result<Locked, Error> {
     }
     blocks.sort();
     let text = blocks.concat();
-    let pins = parse_lock(&text).map_err(|why| Error::refused(format!("uv's lock cannot be used: {why}"), []))?;
+    let pins = parse_lock(&text).map_err(|why| Error::refused(format!("the lock cannot be used: {why}"), []))?;
     Ok(Locked { text, pins })
 }
 
@@ -171,6 +171,20 @@ fn join(texts: &[String]) -> Result<Locked, Error> {
 pub(super) fn merge(into: &mut Locked, more: &Locked) -> Result<(), Error> {
     *into = join(&[into.text.clone(), more.text.clone()])?;
     Ok(())
+}
+
+/// A lock of these pins only.
+pub(super) fn only(of: &Locked, pins: &[&Pin]) -> Result<Locked, Error> {
+    let blocks: Vec<String> = of
+        .pins
+        .iter()
+        .filter(|p| pins.contains(p))
+        .map(|p| {
+            let hashes: Vec<String> = p.hashes.iter().map(|h| format!("    --hash=sha256:{h}")).collect();
+            format!("{}=={} \\\n{}\n", p.name, p.version, hashes.join(" \\\n"))
+        })
+        .collect();
+    join(&blocks)
 }
 
 /// Whether an index wants to know who asks.

@@ -25,7 +25,7 @@ pub(super) struct Plan<'a> {
     pub(super) notes: Vec<String>,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
     /// Index packages into a lock, everything else into wheels.
     pub(super) async fn packages(&mut self, indexes: &Indexes, progress: &impl Fn(&str)) -> Result<Locked, Error> {
         let uv = Uv::new(self.python, &self.settings.variables)?;
@@ -38,23 +38,12 @@ impl Plan<'_> {
             folder: temporary.path(),
         };
         let found = self.found;
-        let mut pins = Vec::new();
-        for dist in self.stays.iter().filter_map(|n| found.dists.get(n)) {
-            match &dist.class {
-                Class::Index | Class::Conda | Class::Tool | Class::Own => {
-                    pins.push((dist.name.clone(), dist.version.clone()));
-                }
-                Class::Editable(source) => {
-                    progress(&format!("building {}", dist.name));
-                    let executable = self.python.executable.to_string_lossy();
-                    let cache = &self.settings.cache;
-                    let path = build::wheel(&uv, &dist.name, source, &executable, indexes, cache).await?;
-                    self.add_built(dist, path)?;
-                }
-                Class::Vcs(from) | Class::Url(from) => self.pack(dist, format!("as installed from {from}"))?,
-                Class::Local(_) => self.pack(dist, "as installed from a folder or file of this machine".to_owned())?,
-            }
-        }
+        let pins: Vec<(String, String)> = self
+            .local(&uv, indexes, progress)
+            .await?
+            .into_iter()
+            .map(|d| (d.name.clone(), d.version.clone()))
+            .collect();
         progress(&format!("locking {} packages", pins.len()));
         let (mut locked, misfits) = locker.lock(&pins).await?;
         for pin in &locked.pins {
@@ -74,6 +63,32 @@ impl Plan<'_> {
             }
         }
         Ok(locked)
+    }
+
+    /// Makes wheels of what came from elsewhere than an index; gives the rest.
+    pub(super) async fn local(
+        &mut self,
+        uv: &Uv<'_>,
+        indexes: &Indexes,
+        progress: &impl Fn(&str),
+    ) -> Result<Vec<&'a Dist>, Error> {
+        let found = self.found;
+        let mut rest = Vec::new();
+        for dist in self.stays.iter().filter_map(|n| found.dists.get(n)) {
+            match &dist.class {
+                Class::Index | Class::Conda | Class::Tool | Class::Own => rest.push(dist),
+                Class::Editable(source) => {
+                    progress(&format!("building {}", dist.name));
+                    let executable = self.python.executable.to_string_lossy();
+                    let cache = &self.settings.cache;
+                    let path = build::wheel(uv, &dist.name, source, &executable, indexes, cache).await?;
+                    self.add_built(dist, path)?;
+                }
+                Class::Vcs(from) | Class::Url(from) => self.pack(dist, format!("as installed from {from}"))?,
+                Class::Local(_) => self.pack(dist, "as installed from a folder or file of this machine".to_owned())?,
+            }
+        }
+        Ok(rest)
     }
 
     /// For a package whose version has no fitting wheel: pure code travels as it
@@ -158,7 +173,7 @@ impl Plan<'_> {
     }
 
     /// Packs an installed distribution as it is.
-    fn pack(&mut self, dist: &Dist, reason: String) -> Result<(), Error> {
+    pub(super) fn pack(&mut self, dist: &Dist, reason: String) -> Result<(), Error> {
         let linux = cfg!(all(target_os = "linux", target_arch = "x86_64")) && repack::runs_on_linux(dist);
         if !repack::is_pure(dist) && !linux {
             return Err(Error::refused(
@@ -217,8 +232,9 @@ impl Plan<'_> {
                 class: "project".to_owned(),
                 action: Action::Packed,
                 reason: format!(
-                    "{} files, {} KiB",
+                    "{} {}, {} KiB",
                     collected.files.len(),
+                    if collected.files.len() == 1 { "file" } else { "files" },
                     collected.bytes.div_ceil(1024)
                 ),
             });
@@ -242,7 +258,7 @@ impl Plan<'_> {
         }
     }
 
-    fn row(&mut self, dist: &Dist, version: &str, action: Action, reason: String) {
+    pub(super) fn row(&mut self, dist: &Dist, version: &str, action: Action, reason: String) {
         self.rows.push(Row {
             name: dist.name.clone(),
             version: version.to_owned(),

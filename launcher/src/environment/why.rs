@@ -7,15 +7,39 @@ use super::interpreter::Interpreter;
 use super::scan::{Class, kept, required_by, scan};
 use super::versions::normalize;
 
-/// Lines that answer `herdsman pkg why PACKAGE`: where it came from, who needs
-/// it, and what happens to it as far as that is known without asking an index.
+/// An answer to `herdsman pkg why PACKAGE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// Normal name.
+    pub name: String,
+    /// Whether it is installed here at all.
+    pub installed: bool,
+    /// Its version; empty where it is not installed.
+    pub version: String,
+    /// Whether it goes to the machines, as far as that is known without asking
+    /// an index.
+    pub goes: bool,
+    /// Who needs it, among what goes to the machines.
+    pub needed_by: Vec<String>,
+    /// Where it came from, who needs it, and what happens to it; for people.
+    pub lines: Vec<String>,
+}
+
+/// Says why a package is on the nodes, or is not. Asks no index.
 #[must_use]
-pub fn why(python: &Interpreter, settings: &EnvRequest, package: &str) -> Vec<String> {
+pub fn why(python: &Interpreter, settings: &EnvRequest, package: &str) -> Why {
     let name = normalize(package);
     let found = scan(python);
     let stays = kept(&found, &settings.include, &settings.ignore);
     let Some(dist) = found.dists.get(&name) else {
-        return vec![format!("{name} is not installed in {}", python.executable.display())];
+        return Why {
+            lines: vec![format!("{name} is not installed in {}", python.executable.display())],
+            name,
+            installed: false,
+            version: String::new(),
+            goes: false,
+            needed_by: Vec::new(),
+        };
     };
     let from = match &dist.class {
         Class::Index => "from a package index".to_owned(),
@@ -34,7 +58,8 @@ pub fn why(python: &Interpreter, settings: &EnvRequest, package: &str) -> Vec<St
     } else {
         format!("needed by {}", by.join(", "))
     });
-    lines.push(if stays.contains(&name) {
+    let goes = stays.contains(&name);
+    lines.push(if goes {
         let how = match dist.class {
             Class::Editable(_) => "built here and sent as a wheel",
             Class::Vcs(_) | Class::Url(_) | Class::Local(_) => "packed as it is installed here and sent as a wheel",
@@ -49,7 +74,14 @@ pub fn why(python: &Interpreter, settings: &EnvRequest, package: &str) -> Vec<St
             Action::LeftOut
         )
     });
-    lines
+    Why {
+        version: dist.version.clone(),
+        installed: true,
+        goes,
+        needed_by: by.into_iter().map(str::to_owned).collect(),
+        lines,
+        name,
+    }
 }
 
 /// Lines that say what differs between the laptop and a node where it must not;
@@ -73,14 +105,14 @@ mod tests {
         dist(&packages, "ruff", "1.0", &[]);
         let python = find_interpreter(dir.path(), &env(&[("VIRTUAL_ENV", dir.path())]), None).unwrap();
         let settings = EnvRequest::default();
-        assert!(why(&python, &settings, "Dask")[2].starts_with("it goes to the machines"));
-        assert!(why(&python, &settings, "ruff")[2].contains("env.include"));
-        assert!(why(&python, &settings, "nope")[0].contains("not installed"));
+        assert!(why(&python, &settings, "Dask").lines[2].starts_with("it goes to the machines"));
+        assert!(why(&python, &settings, "ruff").lines[2].contains("env.include"));
+        assert!(!why(&python, &settings, "nope").installed);
         let ignoring = EnvRequest {
             ignore: vec!["dask".into()],
             ..settings
         };
-        assert!(why(&python, &ignoring, "dask")[2].contains("env.ignore"));
+        assert!(why(&python, &ignoring, "dask").lines[2].contains("env.ignore"));
         let v = |d: &str| Versions {
             dask: d.into(),
             ..Versions::default()

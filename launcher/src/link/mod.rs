@@ -199,11 +199,7 @@ impl Link {
     /// The hub's own error, or when the file cannot be read.
     pub async fn put_blob(&self, sha256: &str, file: &Path, within: Duration) -> Result<(), ApiError> {
         let path = format!("/v1/blobs/{sha256}");
-        let head = self
-            .request(Method::HEAD, &path)
-            .body(empty())
-            .map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
-        if self.send(head).await?.status().is_success() {
+        if self.has(&path).await? {
             return Ok(());
         }
         let unreadable = |e: std::io::Error| ApiError::new(Code::Disk, format!("cannot read {}: {e}", file.display()));
@@ -221,6 +217,35 @@ impl Link {
             .body(StreamBody::new(chunks).boxed_unsync());
         let _: herdsman_wire::api::Done = self.ask(&path, request, within).await?;
         Ok(())
+    }
+
+    /// [`Self::put_blob`] for what is in memory.
+    ///
+    /// # Errors
+    /// The hub's own error.
+    pub async fn put_bytes(&self, sha256: &str, bytes: Bytes, within: Duration) -> Result<(), ApiError> {
+        let path = format!("/v1/blobs/{sha256}");
+        if self.has(&path).await? {
+            return Ok(());
+        }
+        let request = self
+            .request(Method::PUT, &path)
+            .header(CONTENT_LENGTH, bytes.len())
+            .body(full(bytes));
+        let _: herdsman_wire::api::Done = self.ask(&path, request, within).await?;
+        Ok(())
+    }
+
+    async fn has(&self, path: &str) -> Result<bool, ApiError> {
+        let head = self
+            .request(Method::HEAD, path)
+            .body(empty())
+            .map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+        let answer = tokio::time::timeout(SOON, self.send(head)).await.unwrap_or_else(|_| {
+            let e = ApiError::new(Code::Deadline, format!("{WHOM} did not answer {path} in time"));
+            Err(ApiError { retryable: true, ..e })
+        })?;
+        Ok(answer.status().is_success())
     }
 
     async fn upgrade(&self, path: &str, protocol: &str, json: Option<String>) -> Result<Stream, ApiError> {

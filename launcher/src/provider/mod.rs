@@ -126,6 +126,15 @@ impl Provider {
         }
     }
 
+    /// Folder of environments that this computer shares with all machines, where
+    /// they are this computer.
+    #[must_use]
+    pub fn environments(&self) -> Option<PathBuf> {
+        match self {
+            Self::Local(p) => Some(p.environments()),
+        }
+    }
+
     /// Says where machines will be, as far as that is known before they exist.
     /// `index` counts nodes of the cluster over its whole life: 0 is the
     /// scheduler.

@@ -210,10 +210,13 @@ async fn every_kind_of_package_gets_there_or_says_why_not() {
             ("typer", "1.0", Action::Exact),
         ]
     );
-    assert_eq!(
-        copy.summary().split(", ").skip(1).take(4).collect::<Vec<_>>(),
-        ["3 packages exact", "1 changed", "3 packed", "3 left out"]
-    );
+    let summary = copy.summary();
+    for part in [
+        " + 4 packages, 1 changed, 3 local: from-git (repository), the project's modules (2 files), only-here (",
+        ", 3 left out; ",
+    ] {
+        assert!(summary.contains(part), "{summary}");
+    }
     assert_eq!(row(&copy, "from-git").class, "repository");
     assert_eq!(
         copy.manifest
@@ -397,4 +400,58 @@ async fn trouble_with_the_index_is_no_missing_package() {
     let error = herdsman_wire::ApiError::from(laptop.prepare().await.unwrap_err());
     assert!(error.message.starts_with("locking the packages failed"), "{error}");
     assert!(error.hint[0].contains("reached"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_lock_file_decides_what_comes_from_indexes() {
+    let wheels = [
+        any("dask", "2026.8.0"),
+        any("distributed", "2026.8.0"),
+        any("typer", "2.0"),
+    ];
+    let Some(mut laptop) = Laptop::new(&wheels, None).await else {
+        return;
+    };
+    laptop.install("typer", "1.0", PURE);
+    laptop.install("not-locked", "1.0", PURE);
+    laptop.install("only-here", "0.1", PURE);
+    let hash = |file: &str| id(&wheels.iter().find(|(f, _)| f.starts_with(file)).unwrap().1);
+    let pin = |name: &str, version: &str| format!("{name}=={version} --hash=sha256:{}\n", hash(name));
+    let good = [
+        pin("dask", "2026.8.0"),
+        pin("distributed", "2026.8.0"),
+        pin("typer", "2.0"),
+        "# as installed: only-here\n".to_owned(),
+    ]
+    .concat();
+    laptop.settings.lock = Some(write(laptop.at("r.lock"), &good));
+    let copy = laptop.prepare().await.unwrap();
+    let action = |name: &str| row(&copy, name).action;
+    assert_eq!(action("dask"), Action::Exact);
+    assert_eq!(
+        (action("typer"), &*row(&copy, "typer").version),
+        (Action::Changed, "2.0")
+    );
+    assert_eq!(action("not-locked"), Action::LeftOut);
+    assert_eq!(action("only-here"), Action::Packed);
+    assert_eq!(
+        laptop
+            .run(&copy, "import typer, only_here; print(typer.__version__)")
+            .await,
+        "2.0"
+    );
+
+    let other = good.replace("distributed==2026.8.0", "distributed==2026.7.0");
+    laptop.settings.lock = Some(write(laptop.at("other.lock"), &other));
+    let error = herdsman_wire::ApiError::from(laptop.prepare().await.unwrap_err());
+    assert_eq!(error.code, herdsman_wire::Code::Mismatch);
+    assert!(
+        error
+            .message
+            .contains("distributed: 2026.8.0 here, 2026.7.0 in the lock file"),
+        "{error}"
+    );
+    laptop.settings.lock = Some(write(laptop.at("none.lock"), &pin("dask", "2026.8.0")));
+    let error = laptop.prepare().await.unwrap_err().to_string();
+    assert!(error.contains("missing in the lock file"), "{error}");
 }

@@ -63,6 +63,12 @@ impl Local {
         }
     }
 
+    /// Folder of environments, shared by all nodes of all clusters.
+    #[must_use]
+    pub fn environments(&self) -> std::path::PathBuf {
+        self.system.environments()
+    }
+
     /// Says where a node will be, and notes it for [`Self::create`]. The same
     /// answer for the same node, unless its ports were taken meanwhile.
     ///

@@ -84,6 +84,10 @@ impl Local {
         }
     }
 
+    pub(super) fn environments(&self) -> PathBuf {
+        self.layout.environments()
+    }
+
     pub(super) fn place(&self, cluster: &ClusterRef, node: &NodeName, index: u32) -> Result<Placement, ProviderError> {
         let _lock = lock::take(&self.layout.base)?;
         let mut record = self.cluster_record(cluster)?;

@@ -1,0 +1,94 @@
+//! Making a copied environment on this node: blobs from the hub, uv, patience.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use herdsman_wire::report::Versions;
+use herdsman_wire::{ApiError, Code};
+
+use super::dask_side::Ready;
+use crate::client::HubClient;
+use crate::environment;
+
+/// Tries of an installation whose failure may pass.
+const TRIES: u32 = 3;
+/// Wait between two looks for a blob that is still on its way.
+const BLOB_PAUSE: Duration = Duration::from_millis(200);
+
+/// Where blobs come from.
+pub(super) enum Source {
+    Hub(HubClient),
+    Here(crate::hub::blobs::Blobs),
+}
+
+impl Source {
+    async fn fetch(&self, hash: &str, to: &Path) -> Result<(), ApiError> {
+        match self {
+            Self::Hub(client) => client
+                .download(&format!("/v1/blobs/{hash}"), to, herdsman_wire::limits::BLOB)
+                .await
+                .map(|_| ()),
+            Self::Here(blobs) => {
+                let from = blobs.find(hash)?;
+                std::fs::copy(&from, to)
+                    .map(|_| ())
+                    .map_err(|e| crate::files::io_error("copy", &from, &e))
+            }
+        }
+    }
+}
+
+/// An index or a hub that stumbles once must not cost the node its life.
+pub(super) async fn patiently(request: &environment::Install<'_>, source: &Source) -> Result<Ready, ApiError> {
+    let mut pause = Duration::from_secs(2);
+    for _ in 1..TRIES {
+        match install(request, source).await {
+            Err(e) if e.retryable => tracing::warn!("environment: {e}; trying again in {} s", pause.as_secs()),
+            other => return other,
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 4;
+    }
+    install(request, source).await
+}
+
+async fn install(request: &environment::Install<'_>, source: &Source) -> Result<Ready, ApiError> {
+    // The launcher may still be sending: nodes start before it is through. The
+    // caller's deadline for a blob ends this.
+    let fetch = async |hash: &str, to: &Path| loop {
+        match source.fetch(hash, to).await {
+            Err(e) if e.code == Code::NotFound || e.retryable => tokio::time::sleep(BLOB_PAUSE).await,
+            other => return other,
+        }
+    };
+    let hold = environment::hold(request.root, request.id)?;
+    let installed = environment::install(request, fetch, |text| tracing::info!("environment: {text}")).await?;
+    for note in &installed.notes {
+        tracing::warn!("environment: {note}");
+    }
+    Ok(Ready {
+        python: installed.python,
+        modules: Vec::new(),
+        id: Some(installed.id),
+        versions: Versions::default(),
+        hold: Some(Arc::new(hold)),
+    })
+}
+
+/// Where `uv` lies on machines that have it.
+pub(super) fn find_uv() -> Result<PathBuf, ApiError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = ["/opt/herdsman/bin", "/usr/local/bin"].map(PathBuf::from).into_iter();
+    folders
+        .chain(std::env::split_paths(&path))
+        .map(|d| d.join("uv"))
+        .find(|p| p.is_file())
+        .ok_or_else(|| {
+            ApiError::new(
+                Code::Environment,
+                "`uv`, which installs the environment, is not on this machine",
+            )
+            .with_hint("bake it into the image at /opt/herdsman/bin/uv")
+        })
+}
