@@ -31,7 +31,16 @@ pub mod routes;
 pub mod server;
 pub mod session;
 pub mod streams;
+pub mod upgrade;
 
 mod core;
+mod enrolment;
+mod members;
+mod reply;
+mod retire;
+mod revocation;
+mod scheduler;
+mod sessions;
+mod status;
 
 pub use core::{Hub, SchedulerCall, SchedulerLink};

@@ -2,7 +2,7 @@
 //! the network said are arguments; what must be remembered comes back as journal
 //! entries, and the state is nothing but those entries applied in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use herdsman_wire::api::{Expected, Issued};
@@ -404,16 +404,9 @@ impl Registry {
 
     /// Addresses of all members.
     #[must_use]
-    pub fn members(&self) -> Vec<IpAddr> {
-        let mut all: Vec<IpAddr> = self
-            .nodes
-            .values()
-            .filter(|n| n.is_member())
-            .filter_map(|n| n.address)
-            .collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+    pub fn members(&self) -> BTreeSet<IpAddr> {
+        let members = self.nodes.values().filter(|n| n.is_member());
+        members.filter_map(|n| n.address).collect()
     }
 
     /// One node.
