@@ -28,6 +28,7 @@ use super::journal::{Entry, Journal};
 use super::live::Live;
 use super::registry::{Decision, Refusal, Registry, state_of};
 use super::streams::Streams;
+use super::turns::Turns;
 use crate::files;
 
 /// A question to Dask's scheduler through its guard: operation, arguments,
@@ -113,6 +114,7 @@ pub struct Hub {
     spec: Mutex<ClusterSpec>,
     view: Mutex<SchedulerView>,
     sessions: Mutex<Sessions>,
+    turns: Turns,
     /// When the last CRL was issued; held while the next one is made, so that none
     /// overtakes another.
     crl_issued: tokio::sync::Mutex<Option<Instant>>,
@@ -252,6 +254,7 @@ impl Hub {
                 ..SchedulerView::default()
             }),
             sessions: Mutex::default(),
+            turns: Turns::default(),
             crl_issued: tokio::sync::Mutex::new(None),
         });
         Ok(hub)
@@ -314,6 +317,7 @@ impl Hub {
         let keys = self
             .keys_of(&request.csr_agent, &request.csr_dask, &boot.key)
             .map_err(|e| refuse(e.into()))?;
+        let _turn = self.turns.of(boot.label.as_deref()).await;
         let now = Timestamp::now();
         let decision = locked(&self.registry)
             .decide_enrol(boot, from, &keys, now)
@@ -375,12 +379,14 @@ impl Hub {
         let keys = self
             .keys_of(&request.csr_agent, &request.csr_dask, &cert.key)
             .map_err(|e| self.refuse("renew", &who, from, e.into()))?;
+        let turn = self.turns.of(cert.label.as_deref()).await;
         let decision = locked(&self.registry).decide_renew(cert, from, &keys);
         let (node, generation, decision) = match decision {
             Ok(d) => d,
             Err(refusal) => {
                 let clone = refusal.incident == Some("clone");
                 let error = self.refuse("renew", &who, from, refusal);
+                drop(turn);
                 if clone && let Some(Ok(node)) = cert.label.as_deref().map(str::parse::<NodeName>) {
                     self.revoke(&[node], "an old generation of its identity was seen again")
                         .await?;
@@ -499,8 +505,14 @@ impl Hub {
     /// Announces nodes that may enrol, or completes their addresses.
     ///
     /// # Errors
-    /// When the journal cannot be written.
+    /// [`Code::Conflict`] for the hub's own name; when the journal cannot be written.
     pub async fn expect(&self, nodes: Vec<Expected>) -> Result<(), ApiError> {
+        if nodes.iter().any(|e| e.node == self.own) {
+            return Err(ApiError::new(
+                Code::Conflict,
+                format!("{} is the scheduler's own name", self.own),
+            ));
+        }
         self.remember(&[Entry::Expected { nodes }]).await
     }
 
@@ -598,8 +610,17 @@ impl Hub {
     /// of Dask, sessions told.
     ///
     /// # Errors
-    /// When the journal cannot be written; nothing has changed then.
+    /// [`Code::Conflict`] for the scheduler; when the journal cannot be written.
+    /// Nothing has changed then.
     pub async fn revoke(&self, nodes: &[NodeName], why: &str) -> Result<(), ApiError> {
+        if nodes.contains(&self.own) {
+            return Err(
+                ApiError::new(Code::Conflict, "the scheduler cannot be cut off from its own cluster")
+                    .with_hint("end the cluster with `herdsman down`, and make a new one"),
+            );
+        }
+        // A renewal that is under way is revoked with the rest.
+        let turns = self.turns.of(nodes.iter().map(NodeName::as_str)).await;
         let at = Timestamp::now();
         let mut entries = Vec::new();
         let mut all = Vec::new();
@@ -617,6 +638,7 @@ impl Hub {
             });
         }
         self.remember(&entries).await?;
+        drop(turns);
         self.audit.note("revoke", "hub", json!({"nodes": nodes, "why": why}));
         self.issue_crl().await?;
         let cut = self.live.cut(&all);
@@ -692,6 +714,7 @@ impl Hub {
     /// # Errors
     /// When the journal cannot be written.
     pub async fn remove(&self, nodes: &[NodeName]) -> Result<(), ApiError> {
+        let turns = self.turns.of(nodes.iter().map(NodeName::as_str)).await;
         let at = Timestamp::now();
         // A removed node's certificates are revoked as well: its machine may
         // still run if its deletion failed.
@@ -722,6 +745,7 @@ impl Hub {
         }
         let names = self.worker_names(nodes);
         self.remember(&entries).await?;
+        drop(turns);
         self.audit.note("remove", "hub", json!({"nodes": nodes}));
         self.issue_crl().await?;
         self.live.cut(&serials_of_all);

@@ -11,6 +11,7 @@
 //!
 //! Promises:
 //! * Nothing is signed before the decision to sign it is on disk.
+//! * About a node one decision is made at a time, until it is on disk.
 //! * A serial is spent once; the same keys get the same answer, others an
 //!   incident.
 //! * Whoever is revoked loses live connections too.
@@ -31,6 +32,7 @@ pub mod routes;
 pub mod server;
 pub mod session;
 pub mod streams;
+pub mod turns;
 
 mod core;
 

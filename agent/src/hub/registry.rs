@@ -27,8 +27,8 @@ pub struct Node {
     pub issued: Option<Issued>,
     /// Hash over the keys of those.
     keys: String,
-    /// Serials of its valid certificates: last and last but one.
-    pub serials: Vec<String>,
+    /// Serials of its certificates that have not expired, and their ends.
+    serials: Vec<(String, Timestamp)>,
     /// When it was heard of last.
     pub seen: Option<Timestamp>,
     /// Its last report.
@@ -152,11 +152,10 @@ impl Registry {
                     .or_insert_with(|| Node::new(answer.role, now));
                 n.role = answer.role;
                 n.keys.clone_from(keys);
-                // Certificates of the last generation stay valid until the node
-                // has switched, so both generations must be revocable.
-                let keep = n.serials.len().saturating_sub(2);
-                n.serials.drain(..keep);
-                n.serials.extend(serials.iter().cloned());
+                // A life is longer than the time between two renewals: older
+                // generations must be revocable until they expire.
+                n.serials.retain(|(_, until)| *until > now);
+                n.serials.extend(serials.iter().map(|s| (s.clone(), answer.not_after)));
                 if !agent.is_empty() {
                     n.agent.clone_from(agent);
                 }
@@ -269,6 +268,11 @@ impl Registry {
         let name = self.by_serial.get(&boot.serial).ok_or_else(unexpected)?;
         let node = self.nodes.get(name).ok_or_else(unexpected)?;
         let expected = node.expected.as_ref().ok_or_else(unexpected)?;
+        // A newer invitation takes the place of an older one: two certificates must
+        // not make two machines of one name. And nobody becomes the hub's own node.
+        if expected.serial != boot.serial || node.role != Role::Worker {
+            return Err(unexpected().into());
+        }
         if boot.label.as_deref() != Some(name.as_str()) {
             return Err(Refusal {
                 error: unexpected(),
@@ -376,7 +380,7 @@ impl Registry {
         self.nodes.get(node).map_or_else(Vec::new, |n| {
             n.serials
                 .iter()
-                .cloned()
+                .map(|(serial, _)| serial.clone())
                 .chain(n.expected.iter().map(|e| e.serial.clone()))
                 .collect()
         })
