@@ -379,19 +379,13 @@ impl Hub {
         let keys = self
             .keys_of(&request.csr_agent, &request.csr_dask, &cert.key)
             .map_err(|e| self.refuse("renew", &who, from, e.into()))?;
-        let turn = self.turns.of(cert.label.as_deref()).await;
+        let _turn = self.turns.of(cert.label.as_deref()).await;
         let decision = locked(&self.registry).decide_renew(cert, from, &keys);
         let (node, generation, decision) = match decision {
             Ok(d) => d,
             Err(refusal) => {
-                let clone = refusal.incident == Some("clone");
-                let error = self.refuse("renew", &who, from, refusal);
-                drop(turn);
-                if clone && let Some(Ok(node)) = cert.label.as_deref().map(str::parse::<NodeName>) {
-                    self.revoke(&[node], "an old generation of its identity was seen again")
-                        .await?;
-                }
-                return Err(error);
+                self.quarantine_clone(cert, &refusal);
+                return Err(self.refuse("renew", &who, from, refusal));
             }
         };
         match decision {
@@ -413,6 +407,23 @@ impl Hub {
                 Ok(answer)
             }
         }
+    }
+
+    /// Cuts a node off whose identity two machines hold. The caller is answered
+    /// first: its own connection is among those that end.
+    fn quarantine_clone(self: &Arc<Self>, cert: &CertificateFacts, refusal: &Refusal) {
+        let node = cert.label.as_deref().map(str::parse::<NodeName>);
+        if refusal.incident != Some("clone") {
+            return;
+        }
+        let Some(Ok(node)) = node else { return };
+        let hub = self.clone();
+        tokio::spawn(async move {
+            let why = "an old generation of its identity was seen again";
+            if let Err(e) = hub.revoke(std::slice::from_ref(&node), why).await {
+                tracing::error!(%node, "a clone cannot be revoked: {e}");
+            }
+        });
     }
 
     /// Certificates of the hub's own node; no protocol is needed for these.
@@ -926,7 +937,7 @@ impl Hub {
     ///
     /// # Errors
     /// A refusal, which is in the audit log already.
-    pub fn check(&self, cert: &CertificateFacts, from: IpAddr) -> Result<Option<NodeName>, ApiError> {
+    pub fn check(self: &Arc<Self>, cert: &CertificateFacts, from: IpAddr) -> Result<Option<NodeName>, ApiError> {
         let who = cert.identity.to_string();
         if cert.not_after < Timestamp::now() {
             let e = ApiError::new(Code::Certificate, "this certificate expired while the connection lived");
@@ -938,7 +949,10 @@ impl Hub {
             _ => registry.check_revoked(cert).map(|()| None).map_err(Refusal::from),
         };
         drop(registry);
-        result.map_err(|r| self.refuse("request", &who, from, r))
+        result.map_err(|r| {
+            self.quarantine_clone(cert, &r);
+            self.refuse("request", &who, from, r)
+        })
     }
 
     // Sessions ------------------------------------------------------------

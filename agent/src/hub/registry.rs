@@ -299,10 +299,10 @@ impl Registry {
     }
 
     /// Checks a node's certificate at each use: that it is a member, from its
-    /// own address, not revoked.
+    /// own address, not revoked and not of an old generation.
     ///
     /// # Errors
-    /// A [`Refusal`].
+    /// A [`Refusal`]; a clone is an incident and the caller must quarantine.
     pub fn check_member(&self, cert: &CertificateFacts, from: IpAddr) -> Result<NodeName, Refusal> {
         self.check_revoked(cert)?;
         let unknown = || ApiError::new(Code::Revoked, "this node does not belong to the cluster any more");
@@ -322,6 +322,13 @@ impl Registry {
                 error: ApiError::new(Code::EnrolAddress, format!("{from} is not the address of {name}")),
                 incident: Some("wrong-address"),
             });
+        }
+        let current = node.issued.as_ref().map_or(0, |i| i.generation);
+        if let Kind::Agent { generation, .. } = cert.identity.kind
+            && generation + 1 < current
+        {
+            // A node that missed an answer shows the last but one, never an older one.
+            return Err(clone_of(&name, generation, current));
         }
         Ok(name)
     }
@@ -344,22 +351,20 @@ impl Registry {
         let node = &self.nodes[&name];
         let current = node.issued.as_ref().map_or(0, |i| i.generation);
         if generation == current {
+            if keys.split(':').any(|k| node.keys.split(':').any(|old| old == k)) {
+                return Err(ApiError::new(
+                    Code::EnrolRequest,
+                    "fields `csr_agent`, `csr_dask`: a renewal needs new keys for both",
+                )
+                .into());
+            }
             return Ok((name, current + 1, Decision::Sign));
         }
         match &node.issued {
             Some(answer) if generation + 1 == current && node.keys == keys => {
                 Ok((name, current, Decision::Again(Box::new(answer.clone()))))
             }
-            _ => Err(Refusal {
-                error: ApiError::new(
-                    Code::Clone,
-                    format!("{name} came with generation {generation} of its identity; generation {current} is in use"),
-                )
-                .with_hint(
-                    "two machines hold this node's identity; it was cut off, make a new one with `herdsman scale`",
-                ),
-                incident: Some("clone"),
-            }),
+            _ => Err(clone_of(&name, generation, current)),
         }
     }
 
@@ -487,6 +492,17 @@ pub fn state_of(report: &NodeReport, registered: bool, before: NodeState) -> Nod
         NodeState::Ready
     } else {
         NodeState::Starting
+    }
+}
+
+fn clone_of(name: &NodeName, generation: u64, current: u64) -> Refusal {
+    Refusal {
+        error: ApiError::new(
+            Code::Clone,
+            format!("{name} came with generation {generation} of its identity; generation {current} is in use"),
+        )
+        .with_hint("two machines hold this node's identity; it was cut off, make a new one with `herdsman scale`"),
+        incident: Some("clone"),
     }
 }
 
