@@ -88,7 +88,7 @@ pub struct Member {
 }
 
 /// What came back.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
@@ -96,6 +96,13 @@ pub struct Answer {
     pub head: String,
     /// The body.
     pub body: Vec<u8>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let body: String = String::from_utf8_lossy(&self.body).chars().take(500).collect();
+        write!(f, "{}: {body}", self.status)
+    }
 }
 
 impl Answer {

@@ -2,3 +2,6 @@
 //! program. Dask takes no part but in the last of them.
 
 mod enrol;
+mod requests;
+mod revoked;
+mod roles;
