@@ -5,3 +5,4 @@ mod enrol;
 mod requests;
 mod revoked;
 mod roles;
+mod tls;
