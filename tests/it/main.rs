@@ -1,5 +1,6 @@
 //! End-to-end tests: real programs, real TLS, real Dask.
 
+mod attacks;
 mod basics;
 mod dashboard;
 mod environment;

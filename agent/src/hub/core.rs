@@ -20,15 +20,17 @@ use tokio::time::Instant;
 
 use super::audit::Audit;
 use super::blobs::Blobs;
+use super::decisions::Refusal;
 use super::ending::{self, Activity};
 use super::events::Events;
 use super::issue::{Issuers, IssuingKeys};
 use super::journal::{Entry, Journal};
 use super::live::Live;
 use super::members::Members;
-use super::registry::{Refusal, Registry};
+use super::registry::Registry;
 use super::sessions::Sessions;
 use super::streams::Streams;
+use super::turns::Turns;
 use crate::files;
 
 /// A question to Dask's scheduler through its guard: operation, arguments,
@@ -115,6 +117,7 @@ pub struct Hub {
     view: Mutex<SchedulerView>,
     pub(super) sessions: Sessions,
     pub(super) members: Arc<Members>,
+    pub(super) turns: Turns,
     /// When the last CRL was issued; held while the next one is made, so that none
     /// overtakes another.
     pub(super) crl_issued: tokio::sync::Mutex<Option<Instant>>,
@@ -247,6 +250,7 @@ impl Hub {
             }),
             sessions: Sessions::default(),
             members: Arc::default(),
+            turns: Turns::default(),
             crl_issued: tokio::sync::Mutex::new(None),
         });
         Ok(hub)
@@ -355,7 +359,7 @@ impl Hub {
     ///
     /// # Errors
     /// A refusal, which is in the audit log already.
-    pub fn check(&self, cert: &CertificateFacts, from: IpAddr) -> Result<Option<NodeName>, ApiError> {
+    pub fn check(self: &Arc<Self>, cert: &CertificateFacts, from: IpAddr) -> Result<Option<NodeName>, ApiError> {
         let who = cert.identity.to_string();
         if cert.not_after < Timestamp::now() {
             let e = ApiError::new(Code::Certificate, "this certificate expired while the connection lived");
@@ -367,7 +371,10 @@ impl Hub {
             _ => registry.check_revoked(cert).map(|()| None).map_err(Refusal::from),
         };
         drop(registry);
-        result.map_err(|r| self.refuse("request", &who, from, r))
+        result.map_err(|r| {
+            self.quarantine_clone(cert, &r);
+            self.refuse("request", &who, from, r)
+        })
     }
 
     /// What has to be looked after every few seconds.

@@ -12,8 +12,8 @@ use herdsman_wire::{ApiError, Code, Kind, NodeName, Role, Timestamp, limits};
 use serde_json::json;
 
 use super::core::Hub;
+use super::decisions::{Decision, Refusal};
 use super::journal::Entry;
-use super::registry::{Decision, Refusal};
 
 impl Hub {
     /// Enrols a node.
@@ -31,6 +31,7 @@ impl Hub {
         let keys = self
             .keys_of(&request.csr_agent, &request.csr_dask, &boot.key)
             .map_err(|e| refuse(e.into()))?;
+        let _turn = self.turns.of(boot.label.as_deref()).await;
         let now = Timestamp::now();
         let decision = self.registry().decide_enrol(boot, from, &keys, now).map_err(refuse);
         let (node, decision) = match decision {
@@ -90,17 +91,13 @@ impl Hub {
         let keys = self
             .keys_of(&request.csr_agent, &request.csr_dask, &cert.key)
             .map_err(|e| self.refuse("renew", &who, from, e.into()))?;
+        let _turn = self.turns.of(cert.label.as_deref()).await;
         let decision = self.registry().decide_renew(cert, from, &keys);
         let (node, generation, decision) = match decision {
             Ok(d) => d,
             Err(refusal) => {
-                let clone = refusal.incident == Some("clone");
-                let error = self.refuse("renew", &who, from, refusal);
-                if clone && let Some(Ok(node)) = cert.label.as_deref().map(str::parse::<NodeName>) {
-                    self.revoke(&[node], "an old generation of its identity was seen again")
-                        .await?;
-                }
-                return Err(error);
+                self.quarantine_clone(cert, &refusal);
+                return Err(self.refuse("renew", &who, from, refusal));
             }
         };
         match decision {
@@ -122,6 +119,23 @@ impl Hub {
                 Ok(answer)
             }
         }
+    }
+
+    /// Cuts a node off whose identity two machines hold. The caller is answered
+    /// first: its own connection is among those that end.
+    pub(super) fn quarantine_clone(self: &Arc<Self>, cert: &CertificateFacts, refusal: &Refusal) {
+        let node = cert.label.as_deref().map(str::parse::<NodeName>);
+        if refusal.incident != Some("clone") {
+            return;
+        }
+        let Some(Ok(node)) = node else { return };
+        let hub = self.clone();
+        tokio::spawn(async move {
+            let why = "an old generation of its identity was seen again";
+            if let Err(e) = hub.revoke(std::slice::from_ref(&node), why).await {
+                tracing::error!(%node, "a clone cannot be revoked: {e}");
+            }
+        });
     }
 
     /// Certificates of the hub's own node; no protocol is needed for these.
@@ -216,8 +230,14 @@ impl Hub {
     /// Announces nodes that may enrol, or completes their addresses.
     ///
     /// # Errors
-    /// When the journal cannot be written.
+    /// [`Code::Conflict`] for the hub's own name; when the journal cannot be written.
     pub async fn expect(&self, nodes: Vec<Expected>) -> Result<(), ApiError> {
+        if nodes.iter().any(|e| e.node == self.own) {
+            return Err(ApiError::new(
+                Code::Conflict,
+                format!("{} is the scheduler's own name", self.own),
+            ));
+        }
         self.remember(&[Entry::Expected { nodes }]).await
     }
 

@@ -17,8 +17,17 @@ impl Hub {
     /// of Dask, sessions told.
     ///
     /// # Errors
-    /// When the journal cannot be written; nothing has changed then.
+    /// [`Code::Conflict`] for the scheduler; when the journal cannot be written.
+    /// Nothing has changed then.
     pub async fn revoke(&self, nodes: &[NodeName], why: &str) -> Result<(), ApiError> {
+        if nodes.contains(&self.own) {
+            return Err(
+                ApiError::new(Code::Conflict, "the scheduler cannot be cut off from its own cluster")
+                    .with_hint("end the cluster with `herdsman down`, and make a new one"),
+            );
+        }
+        // A renewal that is under way is revoked with the rest.
+        let turns = self.turns.of(nodes.iter().map(NodeName::as_str)).await;
         let at = Timestamp::now();
         let mut entries = Vec::new();
         let mut all = Vec::new();
@@ -36,6 +45,7 @@ impl Hub {
             });
         }
         self.remember(&entries).await?;
+        drop(turns);
         self.audit.note("revoke", "hub", json!({"nodes": nodes, "why": why}));
         self.issue_crl().await?;
         let cut = self.live.cut(&all);
@@ -111,6 +121,7 @@ impl Hub {
     /// # Errors
     /// When the journal cannot be written.
     pub async fn remove(&self, nodes: &[NodeName]) -> Result<(), ApiError> {
+        let turns = self.turns.of(nodes.iter().map(NodeName::as_str)).await;
         let at = Timestamp::now();
         // A removed node's certificates are revoked as well: its machine may
         // still run if its deletion failed.
@@ -141,6 +152,7 @@ impl Hub {
         }
         let names = self.worker_names(nodes);
         self.remember(&entries).await?;
+        drop(turns);
         self.audit.note("remove", "hub", json!({"nodes": nodes}));
         self.issue_crl().await?;
         self.live.cut(&serials_of_all);

@@ -102,14 +102,15 @@ pub fn pem_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     Ok(chain)
 }
 
-/// SHA-256 of a request's public key (SPKI), hex. The request's signature is
-/// not checked here.
+/// SHA-256 of a request's public key (SPKI), hex.
 ///
 /// # Errors
-/// When the request does not parse.
+/// [`PkiError::Request`] when the request does not parse, its signature is
+/// wrong or its key is no P-256 key; so whatever has a hash can be signed.
 pub fn public_key_hash(csr: &str) -> Result<String, PkiError> {
     use rustls_pki_types::CertificateSigningRequestDer;
     use x509_parser::certification_request::X509CertificationRequest;
+    super::profile::read_csr(csr)?;
     let der = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes())
         .map_err(|e| PkiError::Request(format!("not PEM: {e}")))?;
     let (_, request) =

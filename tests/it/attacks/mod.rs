@@ -1,0 +1,8 @@
+//! What attackers may try at the hub's port, with real sockets against the real
+//! program. Dask takes no part but in the last of them.
+
+mod enrol;
+mod requests;
+mod revoked;
+mod roles;
+mod tls;
