@@ -64,7 +64,7 @@ impl Registry {
         if let Some(spent) = self.spent.get(&boot.serial) {
             let answer = self.nodes.get(&spent.node).and_then(|n| n.issued.clone());
             return match answer {
-                Some(answer) if spent.keys == keys && answer.generation == 1 => {
+                Some(answer) if spent.keys == keys && answer.generation == 1 && !answer.agent_chain.is_empty() => {
                     Ok((spent.node.clone(), Decision::Again(Box::new(answer))))
                 }
                 // Spent, but the answer was never made: the hub died in between.
@@ -181,7 +181,7 @@ impl Registry {
             return Ok((name, current + 1, Decision::Sign));
         }
         match &node.issued {
-            Some(answer) if generation + 1 == current && node.keys == keys => {
+            Some(answer) if generation + 1 == current && node.keys == keys && !answer.agent_chain.is_empty() => {
                 Ok((name, current, Decision::Again(Box::new(answer.clone()))))
             }
             _ => Err(clone_of(&name, generation, current)),

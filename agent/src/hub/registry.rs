@@ -242,6 +242,16 @@ impl Registry {
         members.filter_map(|n| n.address).collect()
     }
 
+    /// A node showed the certificate of this generation, so its answer arrived: it
+    /// is never asked for again by the one who got it, and needs no memory.
+    pub fn has_arrived(&mut self, node: &NodeName, generation: u64) {
+        let issued = self.nodes.get_mut(node).and_then(|n| n.issued.as_mut());
+        if let Some(answer) = issued.filter(|a| a.generation == generation) {
+            answer.agent_chain = String::new();
+            answer.dask_chain = String::new();
+        }
+    }
+
     /// One node.
     #[must_use]
     pub fn node(&self, name: &NodeName) -> Option<&Node> {

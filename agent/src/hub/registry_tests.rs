@@ -245,3 +245,17 @@ fn a_newer_invitation_takes_the_place_of_an_older_one() {
     let e = |serial| refused(r.decide_enrol(&boot("w0", serial), ip(2), "k", NOW)).0;
     assert_eq!(e("new"), Code::EnrolUnexpected);
 }
+
+#[test]
+fn an_answer_that_arrived_is_not_given_again() {
+    let mut r = Registry::default();
+    expect(&mut r, "w0", "s0", Some(ip(2)));
+    enrol(&mut r, "w0", "s0", "k1", ip(2));
+    give(&mut r, "w0", "k2", 2, ["a2", "d2"]);
+    let again = |r: &Registry| r.decide_renew(&agent("w0", "a1", 1), ip(2), "k2");
+    r.has_arrived(&name("w0"), 1);
+    assert!(matches!(again(&r), Ok((_, 2, Decision::Again(_)))));
+    r.has_arrived(&name("w0"), 2);
+    assert_eq!(refused(again(&r)), (Code::Clone, Some("clone")));
+    assert!(r.decide_renew(&agent("w0", "a2", 2), ip(2), "k3").is_ok());
+}

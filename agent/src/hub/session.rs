@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use herdsman_wire::session::{Down, Up};
-use herdsman_wire::{NodeName, api, limits};
+use herdsman_wire::{Kind, NodeName, api, limits};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
@@ -34,7 +34,11 @@ where
     let (mut from, mut to) = tokio::io::split(io);
     let (tx, mut rx) = mpsc::channel::<Message>(QUEUE);
     let mut members = hub.members.subscribe();
-    let id = hub.attach(&node, tx.clone());
+    let generation = match peer.cert.identity.kind {
+        Kind::Agent { generation, .. } => generation,
+        _ => 0,
+    };
+    let id = hub.attach(&node, generation, tx.clone());
     // Only the hub's own copy keeps the session open, so that a newer session
     // or a revocation ends this one.
     let seen = tx.downgrade();

@@ -44,8 +44,9 @@ impl Sessions {
 
 impl Hub {
     /// A node's session began; messages for it go into this channel from now on.
-    /// Gives a number that names the session.
-    pub(super) fn attach(&self, node: &NodeName, tx: mpsc::Sender<Message>) -> u64 {
+    /// Gives a number that names the session. `generation` is that of the
+    /// certificate it came with.
+    pub(super) fn attach(&self, node: &NodeName, generation: u64, tx: mpsc::Sender<Message>) -> u64 {
         let (number, pem) = self.crl.borrow().clone();
         let pem = pem.to_string();
         if let Some(crl) = message(&Down::Crl { number, pem }) {
@@ -57,6 +58,7 @@ impl Hub {
         // An older session of the node ends when its sender is dropped here.
         sessions.by_node.insert(node.clone(), (id, tx));
         drop(sessions);
+        self.registry().has_arrived(node, generation);
         self.heard(node);
         id
     }
