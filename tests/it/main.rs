@@ -5,4 +5,5 @@ mod basics;
 mod dashboard;
 mod environment;
 mod fuzz;
+mod rules;
 mod trouble;

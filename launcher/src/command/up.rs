@@ -1,13 +1,13 @@
 //! `herdsman up`.
 
-use std::path::Path;
-
-use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, OwnCertificate, f64Eq};
-use herdsman_wire::{Code, Secret};
+use herdsman_wire::reserved::{check_args, check_variable};
+use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, f64Eq};
+use herdsman_wire::{Code, Role};
 use serde_json::json;
 
 use super::cli::{Output, UpArgs};
 use super::context::Session;
+use super::own;
 use super::packages::{self, Chosen};
 use super::signals::interruptible;
 use crate::cluster::{self, Context, Outcome, Wanted};
@@ -85,7 +85,7 @@ fn wanted(session: &Session, settings: &Settings, chosen: Chosen) -> Result<Want
             other => Some(other.workers(workers)),
         },
         spec: ClusterSpec {
-            dask: dask(settings)?,
+            dask: dask(session, settings)?,
             limits: EndSpec {
                 idle_seconds: settings.idle.map(|d| d.as_secs()),
                 no_client_seconds: settings.no_client.map(|d| d.as_secs()),
@@ -109,12 +109,18 @@ fn lives(session: &Session) -> Result<herdsman_wire::spec::Lives, Error> {
     )
 }
 
-fn dask(settings: &Settings) -> Result<DaskSpec, Error> {
+fn dask(session: &Session, settings: &Settings) -> Result<DaskSpec, Error> {
     let memory = settings
         .memory
         .map(|bytes| (bytes / u64::from(settings.workers_per_node)).to_string());
+    // The agents check these too, but there are none to be made in vain.
+    check_args(Role::Scheduler, &settings.scheduler_options)?;
+    check_args(Role::Worker, &settings.worker_options)?;
+    for (name, value) in &settings.variables {
+        check_variable(name, value.reveal())?;
+    }
     Ok(DaskSpec {
-        security: security(settings)?,
+        security: security(session, settings)?,
         workers_per_node: settings.workers_per_node,
         threads: settings.threads.or_else(|| local_share(settings)),
         memory_limit: memory,
@@ -138,56 +144,18 @@ fn local_share(settings: &Settings) -> Option<u16> {
     Some(u16::try_from(share.max(1)).unwrap_or(u16::MAX))
 }
 
-fn security(settings: &Settings) -> Result<DaskSecurity, Error> {
-    if settings.insecure {
-        return Ok(DaskSecurity::None);
+fn security(session: &Session, settings: &Settings) -> Result<DaskSecurity, Error> {
+    match &settings.own {
+        _ if settings.insecure => Ok(DaskSecurity::None),
+        None => Ok(DaskSecurity::Cluster),
+        Some(files) => own::security(files, &|text| session.printer.warn(text)),
     }
-    let Some(own) = &settings.own else {
-        return Ok(DaskSecurity::Cluster);
-    };
-    Ok(DaskSecurity::Own {
-        ca: read(&own.ca)?,
-        scheduler: certificate(&own.scheduler)?,
-        worker: certificate(&own.worker)?,
-    })
-}
-
-fn read(path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path)
-        .map_err(|e| Error::new(Code::Usage, format!("certificate file {}: {e}", path.display())))
-}
-
-/// Files travel, not their paths; and what Dask would refuse is refused here.
-fn certificate((chain, key): &(std::path::PathBuf, std::path::PathBuf)) -> Result<OwnCertificate, Error> {
-    let text = Secret::new(read(chain)?);
-    let key_text = Secret::new(read(key)?);
-    let at = text.reveal().find("-----BEGIN CERTIFICATE");
-    let bad = |path: &Path, what: &str| Error::new(Code::Usage, format!("certificate file {}: {what}", path.display()));
-    let from = at.ok_or_else(|| bad(chain, "holds no certificate in PEM"))?;
-    let end = text.reveal().rfind("-----END CERTIFICATE-----").unwrap_or(from);
-    let certificate = text.reveal()[from..].get(..end + 25 - from).unwrap_or_default();
-    let key_pem = private_key(key_text.reveal()).ok_or_else(|| bad(key, "holds no private key in PEM"))?;
-    Ok(OwnCertificate {
-        certificate: format!("{}\n", certificate.trim_end()),
-        key: Secret::new(format!("{key_pem}\n")),
-    })
-}
-
-/// The first private key of a PEM text that may hold certificates too.
-fn private_key(text: &str) -> Option<&str> {
-    let label = text.find("PRIVATE KEY-----")?;
-    let from = text[..label].rfind("-----BEGIN ")?;
-    let end = text[label + 16..].find("PRIVATE KEY-----")? + label + 32;
-    text.get(from..end)
 }
 
 async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Settings) -> Result<u8, Error> {
     let ctx = session.context(settings)?;
     let machines = ctx.provider.list(Some(&settings.name)).await?;
-    let have = machines
-        .iter()
-        .filter(|m| m.role == herdsman_wire::Role::Worker)
-        .count();
+    let have = machines.iter().filter(|m| m.role == Role::Worker).count();
     let exists = !machines.is_empty();
     let same = exists && have == settings.workers.min() as usize;
     let printer = &session.printer;
