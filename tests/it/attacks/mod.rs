@@ -2,7 +2,11 @@
 //! program. Dask takes no part but in the last of them.
 
 mod enrol;
+mod http;
+mod input;
+mod load;
 mod requests;
 mod revoked;
 mod roles;
+mod secrets;
 mod tls;
