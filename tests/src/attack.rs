@@ -240,11 +240,7 @@ impl Hub {
             operator,
             link,
         };
-        let started = Instant::now();
-        while hub.link.get::<Value>("/v1/version", SOON).await.is_err() {
-            ensure!(started.elapsed() < LONG, "the agent does not listen\n{}", hub.console());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        hub.is_up().await?;
         Ok(hub)
     }
 
@@ -278,6 +274,30 @@ impl Hub {
     pub async fn install(&self, spec: ClusterSpec) -> Result<()> {
         let install = self.installation(spec).await?;
         let _: Done = self.link.post("/v1/install", &install, SOON).await?;
+        Ok(())
+    }
+
+    /// SIGKILL, and the agent started anew on the same files.
+    ///
+    /// # Errors
+    /// As [`Hub::start`].
+    pub async fn restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = agent(&self.dir().join("join.json"), &self.dir().join("console"))?;
+        self.is_up().await
+    }
+
+    async fn is_up(&self) -> Result<()> {
+        let started = Instant::now();
+        while self.link.get::<Value>("/v1/version", SOON).await.is_err() {
+            ensure!(
+                started.elapsed() < LONG,
+                "the agent does not listen\n{}",
+                self.console()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Ok(())
     }
 

@@ -131,7 +131,7 @@ async fn join_configurations_that_are_no_good() -> Result<()> {
         ),
         (
             "a certificate of yesterday",
-            with("/bootstrap/certificate", json!(old.certificate))?,
+            with("/bootstrap", serde_json::to_value(&old)?)?,
             "clock",
         ),
     ];
