@@ -10,4 +10,5 @@ mod requests;
 mod revoked;
 mod roles;
 mod secrets;
+mod sessions;
 mod tls;

@@ -494,3 +494,63 @@ async fn rustls_refuses_a_clients_certificate_as_a_server() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn openssls_server_with_the_data_roots_refuses_agents() -> Result<()> {
+    let hub = Hub::start().await?;
+    let member = hub.member("demo-w0", 2).await?;
+    let roots = &hub.roots.pems;
+    let data = write(&hub, "data.pem", &format!("{}{}", roots.scheduler, roots.node))?;
+    let shown = hub.dir().join("run/tls/dask.pem").to_string_lossy().into_owned();
+    let port = std::net::TcpListener::bind((hub.node_address(2), 0))?.local_addr()?;
+    let address = port.to_string();
+    let mut server = Command::new("openssl")
+        .args(["s_server", "-accept", &address, "-CAfile", &data, "-Verify", "4"])
+        .args([
+            "-verify_return_error",
+            "-cert",
+            &shown,
+            "-cert_chain",
+            &shown,
+            "-key",
+            &shown,
+            "-www",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let name = rustls_pki_types::ServerName::try_from(hub.cluster.id.hub_dns())?;
+    let ask = async |caller: &Caller| {
+        let config = tls::client_config(&roots.scheduler, &caller.chain, &caller.key).map_err(std::io::Error::other)?;
+        let tcp = tokio::net::TcpStream::connect(port).await?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut io = connector.connect(name.clone(), tcp).await?;
+        io.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
+        let mut byte = [0];
+        io.read_exact(&mut byte).await
+    };
+    let started = std::time::Instant::now();
+    let worker = loop {
+        match ask(&member.dask()).await {
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                ensure!(
+                    started.elapsed() < herdsman_tests::home::LONG,
+                    "openssl does not listen"
+                );
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            other => break other,
+        }
+    };
+    let agent = ask(&member.agent()).await;
+    let operator = ask(&hub.owner()).await;
+    server.kill()?;
+    server.wait()?;
+    ensure!(worker.is_ok(), "a worker is refused: {worker:?}");
+    for (what, result) in [("agent", agent), ("operator", operator)] {
+        let alert = herdsman_tests::attack::alert(&result).with_context(|| format!("{what}: {result:?}"))?;
+        ensure!(alert == rustls::AlertDescription::UnknownCA, "{what}: {alert:?}");
+    }
+    Ok(())
+}
