@@ -1,6 +1,7 @@
 //! Attacks on Dask's own ports, with a real cluster and certificates copied out of
 //! its nodes' folders, as somebody with root there could.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -63,6 +64,7 @@ struct Copies {
     /// Where Dask's scheduler is.
     scheduler: String,
     worker: String,
+    second: String,
     ca: String,
     files: PathBuf,
 }
@@ -96,6 +98,7 @@ impl Copies {
         Ok(Self {
             scheduler: addresses[0].clone(),
             worker: addresses[1].clone(),
+            second: addresses[2].clone(),
             ca: files.join("ca").to_string_lossy().into_owned(),
             home,
             files,
@@ -127,6 +130,45 @@ impl Copies {
         ensure!(lines.len() == greetings.len(), "{out}");
         Ok(lines)
     }
+}
+
+/// Sockets that processes of the home listen on, from the kernel's own tables.
+fn listening(home: &Home) -> Result<BTreeSet<String>> {
+    let mut mine = BTreeSet::new();
+    for (pid, _) in home.processes() {
+        for file in std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let target = std::fs::read_link(file.path()).unwrap_or_default();
+            let target = target.to_string_lossy().into_owned();
+            if let Some(inode) = target.strip_prefix("socket:[").and_then(|t| t.strip_suffix(']')) {
+                mine.insert(inode.to_owned());
+            }
+        }
+    }
+    ensure!(!mine.is_empty(), "no sockets at all");
+    let mut found = BTreeSet::new();
+    for table in ["tcp", "tcp6", "udp", "udp6"] {
+        let text = std::fs::read_to_string(format!("/proc/net/{table}"))?;
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (local, state, inode) = (fields[1], fields[3], fields[9]);
+            // 0A: listening. Any UDP socket counts.
+            if !mine.contains(inode) || (table.starts_with("tcp") && state != "0A") {
+                continue;
+            }
+            let (host, port) = local.split_once(':').context("no port")?;
+            let port = u16::from_str_radix(port, 16)?;
+            let host = match u32::from_str_radix(host, 16) {
+                Ok(v4) => std::net::Ipv4Addr::from(v4.swap_bytes()).to_string(),
+                Err(_) => host.to_owned(),
+            };
+            found.insert(format!("{table} {host}:{port}"));
+        }
+    }
+    Ok(found)
 }
 
 #[test]
@@ -163,6 +205,30 @@ fn dasks_ports_take_dasks_certificates_only_and_give_no_tickets() -> Result<()> 
         "from dask.distributed import Client; print(Client().submit(sum, [1, 2]).result())",
     )?;
     ensure!(sum.trim() == "3", "{sum}");
+
+    // Nothing else can be reached, and nothing on other addresses.
+    let w1 = loot.second.as_str();
+    let known = [
+        (s, 8785),
+        (s, 8786),
+        (s, 8787),
+        (w, 8788),
+        (w, 8838),
+        (w1, 8788),
+        (w1, 8838),
+    ];
+    let mut rest = listening(&loot.home)?;
+    for (host, port) in known {
+        let socket = format!("tcp {host}:{port}");
+        ensure!(rest.remove(&socket), "{socket} is missing");
+    }
+    // Each worker's own dashboard takes any port, on loopback: here that is the
+    // node's own address.
+    let dashboards: Vec<&str> = rest
+        .iter()
+        .filter_map(|r| r.strip_prefix("tcp ")?.split(':').next())
+        .collect();
+    ensure!(dashboards == [w, w1], "{rest:?}");
 
     // Who poses as the scheduler hears nothing.
     let address = format!("{w}:0");

@@ -45,15 +45,7 @@ async fn join_configurations_that_are_no_good() -> Result<()> {
     let key = bootstrap.key.reveal().to_owned();
     let own = std::net::SocketAddr::new(hub.node_address(2), 0);
     let at = (Some(hub.address), own);
-    let file = join(
-        &hub.cluster,
-        &hub.roots,
-        &dir,
-        &name,
-        Role::Worker,
-        at,
-        bootstrap.clone(),
-    )?;
+    let file = join(&hub.cluster, &hub.roots, &dir, &name, Role::Worker, at, bootstrap)?;
     let text = std::fs::read_to_string(file)?;
     let good: Value = serde_json::from_str(&text)?;
     let with = |pointer: &str, value: Value| -> Result<Vec<u8>> {
