@@ -491,6 +491,8 @@ impl Hub {
     pub async fn send(&self, caller: &Caller, request: &[u8]) -> std::io::Result<Answer> {
         let mut tls = self.connect(caller).await?;
         tls.write_all(request).await?;
+        // TLS keeps what did not fit into the socket until then.
+        tls.flush().await?;
         answer(&mut tls).await
     }
 

@@ -30,6 +30,7 @@ async fn frames_that_are_none_end_the_session_and_nothing_else() -> Result<()> {
     for (what, bytes) in frames {
         let mut io = client.upgrade("/v1/beat", UPGRADE).await?;
         io.write_all(&bytes).await?;
+        io.flush().await?;
         let mut rest = Vec::new();
         tokio::time::timeout(LONG, io.read_to_end(&mut rest))
             .await
