@@ -111,6 +111,11 @@ async fn join_configurations_that_are_no_good() -> Result<()> {
             "roots.control",
         ),
         (
+            "a broken key in the place of the root",
+            with("/roots/control", json!(key.replace("BEGIN PRIVATE KEY", "BEGIN")))?,
+            "roots.control",
+        ),
+        (
             "a certificate that is none",
             with("/bootstrap/certificate", json!("x"))?,
             "bootstrap",
