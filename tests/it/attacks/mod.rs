@@ -1,6 +1,7 @@
 //! What attackers may try at the hub's port, with real sockets against the real
 //! program. Dask takes no part but in the last of them.
 
+mod channels;
 mod dask;
 mod enrol;
 mod http;
