@@ -2,37 +2,31 @@
 //! the launcher's making, on a loopback address of its own, without any Dask. And
 //! callers who may show any certificate from any address.
 
+mod agent;
+mod calls;
+mod people;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::path::Path;
+use std::process::Child;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use herdsman::bootstrap::{Node, join_configuration};
+use anyhow::{Result, bail, ensure};
 use herdsman::link::{Link, Reach, SOON};
 use herdsman::pki::{self, Credentials, Roots};
-use herdsman::provider::{ClusterRef, Placement};
-use herdsman_agent::client::HubClient;
+use herdsman::provider::ClusterRef;
 use herdsman_agent::identity::NewKeys;
-use herdsman_wire::api::{CsrReply, Done, Enrol, Expect, Expected, Install, Issued, OperatorSerials, Renew};
-use herdsman_wire::join::{Bootstrap, Paths};
+use herdsman_wire::api::{CsrReply, Done, Enrol, Expect, Expected, Install, OperatorSerials, Renew};
 use herdsman_wire::spec::{ClusterSpec, EnvironmentSpec};
-use herdsman_wire::{ApiError, NodeName, Role, Secret, Timestamp, limits, tls, version};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use rustls::{AlertDescription, ClientConfig};
-use rustls_pki_types::ServerName;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use herdsman_wire::{ApiError, NodeName, Role, Timestamp, limits};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-use crate::home::{LONG, program};
+use crate::home::LONG;
+
+pub use agent::{agent, join};
+pub use calls::{Answer, alert, answer, request, tls_error};
+pub use people::{Caller, Machine, Member};
 
 /// The user who owns the cluster.
 pub const USER: &str = "tester";
@@ -52,101 +46,6 @@ pub struct Hub {
     pub operator: Credentials,
     /// The owner's way to the hub.
     pub link: Link,
-}
-
-/// Who calls: from where, with which certificate.
-#[derive(Clone, Debug)]
-pub struct Caller {
-    /// Source address.
-    pub from: IpAddr,
-    /// Chain, PEM.
-    pub chain: String,
-    /// Key, PEM.
-    pub key: Secret,
-}
-
-/// A machine that may enrol.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// Its name.
-    pub name: NodeName,
-    /// Serial of its bootstrap certificate.
-    pub serial: String,
-    /// How it calls before it has enrolled.
-    pub caller: Caller,
-}
-
-/// A machine that has enrolled.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// Its keys.
-    pub keys: NewKeys,
-    /// What the hub answered.
-    pub issued: Issued,
-    /// Its address.
-    pub from: IpAddr,
-}
-
-/// What came back.
-#[derive(Clone)]
-pub struct Answer {
-    /// HTTP status.
-    pub status: u16,
-    /// The head as it came.
-    pub head: String,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let body: String = String::from_utf8_lossy(&self.body).chars().take(500).collect();
-        write!(f, "{}: {body}", self.status)
-    }
-}
-
-impl Answer {
-    /// The error that it carries.
-    ///
-    /// # Errors
-    /// When it carries none.
-    pub fn error(&self) -> Result<ApiError> {
-        ensure!(self.status >= 400, "no error: {self:?}");
-        self.json()
-    }
-
-    /// Its JSON.
-    ///
-    /// # Errors
-    /// When it does not parse.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.body).with_context(|| {
-            let text = String::from_utf8_lossy(&self.body);
-            format!("{}{text}", self.head)
-        })
-    }
-}
-
-impl Member {
-    /// Calls with the agent's certificate.
-    #[must_use]
-    pub fn agent(&self) -> Caller {
-        Caller {
-            from: self.from,
-            chain: self.issued.agent_chain.clone(),
-            key: self.keys.agent.clone(),
-        }
-    }
-
-    /// Calls with Dask's certificate.
-    #[must_use]
-    pub fn dask(&self) -> Caller {
-        Caller {
-            from: self.from,
-            chain: self.issued.dask_chain.clone(),
-            key: self.keys.dask.clone(),
-        }
-    }
 }
 
 /// Two octets that no other hub of this run or of another one has.
@@ -240,11 +139,7 @@ impl Hub {
             operator,
             link,
         };
-        let started = Instant::now();
-        while hub.link.get::<Value>("/v1/version", SOON).await.is_err() {
-            ensure!(started.elapsed() < LONG, "the agent does not listen\n{}", hub.console());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        hub.is_up().await?;
         Ok(hub)
     }
 
@@ -278,6 +173,30 @@ impl Hub {
     pub async fn install(&self, spec: ClusterSpec) -> Result<()> {
         let install = self.installation(spec).await?;
         let _: Done = self.link.post("/v1/install", &install, SOON).await?;
+        Ok(())
+    }
+
+    /// SIGKILL, and the agent started anew on the same files.
+    ///
+    /// # Errors
+    /// As [`Hub::start`].
+    pub async fn restart(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        self.child = agent(&self.dir().join("join.json"), &self.dir().join("console"))?;
+        self.is_up().await
+    }
+
+    async fn is_up(&self) -> Result<()> {
+        let started = Instant::now();
+        while self.link.get::<Value>("/v1/version", SOON).await.is_err() {
+            ensure!(
+                started.elapsed() < LONG,
+                "the agent does not listen\n{}",
+                self.console()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Ok(())
     }
 
@@ -409,86 +328,6 @@ impl Hub {
         })
     }
 
-    /// The agent's own client with this certificate.
-    ///
-    /// # Errors
-    /// When the certificate does not parse.
-    pub fn client(&self, caller: &Caller) -> Result<HubClient, ApiError> {
-        let config = tls::client_config(&self.roots.pems.control, &caller.chain, &caller.key)
-            .map_err(|e| ApiError::new(herdsman_wire::Code::Certificate, e.to_string()))?;
-        Ok(HubClient {
-            hub: self.address,
-            bind: Some(caller.from),
-            name: self.cluster.id.hub_dns(),
-            config: Arc::new(config),
-        })
-    }
-
-    /// The owner as a caller.
-    #[must_use]
-    pub fn owner(&self) -> Caller {
-        Caller {
-            from: self.node_address(250),
-            chain: self.operator.chain.clone(),
-            key: self.operator.key.clone(),
-        }
-    }
-
-    /// A TCP connection from an address.
-    ///
-    /// # Errors
-    /// As the system says.
-    pub async fn tcp(&self, from: IpAddr) -> std::io::Result<TcpStream> {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::new(from, 0))?;
-        socket.connect(self.address).await
-    }
-
-    /// A TLS connection with a configuration of one's own.
-    ///
-    /// # Errors
-    /// When the handshake fails on our side; what the hub thinks of us comes with
-    /// the first read.
-    pub async fn tls(&self, from: IpAddr, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
-        let name = ServerName::try_from(self.cluster.id.hub_dns()).map_err(std::io::Error::other)?;
-        TlsConnector::from(config).connect(name, self.tcp(from).await?).await
-    }
-
-    /// A TLS connection of a caller.
-    ///
-    /// # Errors
-    /// As [`Hub::tls`].
-    pub async fn connect(&self, caller: &Caller) -> std::io::Result<TlsStream<TcpStream>> {
-        let config = tls::client_config(&self.roots.pems.control, &caller.chain, &caller.key);
-        self.tls(caller.from, Arc::new(config.map_err(std::io::Error::other)?))
-            .await
-    }
-
-    /// Sends bytes over a connection of its own; gives the answer.
-    ///
-    /// # Errors
-    /// When the connection broke, before the answer was whole.
-    pub async fn send(&self, caller: &Caller, request: &[u8]) -> std::io::Result<Answer> {
-        let mut tls = self.connect(caller).await?;
-        tls.write_all(request).await?;
-        answer(&mut tls).await
-    }
-
-    /// Asks as a good client does.
-    ///
-    /// # Errors
-    /// As [`Hub::send`].
-    pub async fn ask(
-        &self,
-        caller: &Caller,
-        method: &str,
-        path: &str,
-        body: &impl Serialize,
-    ) -> std::io::Result<Answer> {
-        let body = serde_json::to_vec(body)?;
-        self.send(caller, &request(method, path, &body)).await
-    }
-
     /// The audit log, checked for its chain.
     ///
     /// # Errors
@@ -517,137 +356,4 @@ impl Drop for Hub {
             let _ = std::io::Write::write_all(&mut std::io::stderr(), self.console().as_bytes());
         }
     }
-}
-
-/// A request as our own clients write it.
-#[must_use]
-pub fn request(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: hub\r\n{}: {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        version::HEADER,
-        version::PROTOCOL,
-        body.len()
-    );
-    [head.as_bytes(), body].concat()
-}
-
-/// Reads an answer to its end.
-///
-/// # Errors
-/// When the connection broke, or nothing came within [`LONG`].
-pub async fn answer(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> std::io::Result<Answer> {
-    let mut all = Vec::new();
-    let read = async {
-        loop {
-            let head_end = all.windows(4).position(|w: &[u8]| w == b"\r\n\r\n").map(|i| i + 4);
-            if let Some(end) = head_end {
-                let head = String::from_utf8_lossy(&all[..end]).into_owned();
-                let length = head.lines().find_map(|l| {
-                    let (name, value) = l.split_once(':')?;
-                    name.eq_ignore_ascii_case("content-length")
-                        .then(|| value.trim().parse().ok())?
-                });
-                let is_upgrade = head.starts_with("HTTP/1.1 101");
-                if is_upgrade || all.len() >= end + length.unwrap_or(usize::MAX / 2) {
-                    return Ok::<_, std::io::Error>((head, end));
-                }
-            }
-            let mut piece = [0; 8192];
-            let n = match io.read(&mut piece).await {
-                // Closed without a goodbye after a whole head counts as its end.
-                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => 0,
-                n => n?,
-            };
-            if n == 0 {
-                return match head_end {
-                    Some(end) => Ok((String::from_utf8_lossy(&all[..end]).into_owned(), end)),
-                    None => Err(std::io::ErrorKind::UnexpectedEof.into()),
-                };
-            }
-            all.extend_from_slice(&piece[..n]);
-        }
-    };
-    let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
-    let (head, end) = tokio::time::timeout(LONG, read).await.map_err(late)??;
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    Ok(Answer {
-        status,
-        body: all.split_off(end),
-        head,
-    })
-}
-
-/// The alert with which the other end refused us, if that is what happened.
-pub fn alert<T>(result: &std::io::Result<T>) -> Option<AlertDescription> {
-    match tls_error(result)? {
-        rustls::Error::AlertReceived(alert) => Some(*alert),
-        _ => None,
-    }
-}
-
-/// What TLS itself says of a failure.
-pub fn tls_error<T>(result: &std::io::Result<T>) -> Option<&rustls::Error> {
-    let error = result.as_ref().err()?;
-    error.get_ref()?.downcast_ref()
-}
-
-/// Writes a join configuration; gives the file.
-///
-/// # Errors
-/// When it cannot be made or written.
-pub fn join(
-    cluster: &ClusterRef,
-    roots: &Roots,
-    dir: &Path,
-    name: &NodeName,
-    role: Role,
-    (hub, own): (Option<SocketAddr>, SocketAddr),
-    bootstrap: Bootstrap,
-) -> Result<PathBuf> {
-    let placement = Placement {
-        address: Some(own.ip()),
-        listen: (role == Role::Scheduler).then_some(own),
-        bind: Some(own.ip()),
-        paths: Some(Paths {
-            state: dir.join("state"),
-            run: dir.join("run"),
-            environments: dir.join("env"),
-        }),
-    };
-    let text = join_configuration(Node {
-        cluster,
-        name,
-        role,
-        hub,
-        placement: &placement,
-        roots: &roots.pems,
-        bootstrap,
-        deadline: Timestamp::now().plus(limits::BOOTSTRAP_LIFE),
-    })?;
-    let path = dir.join("join.json");
-    herdsman_agent::files::write_atomic(&path, text.reveal().as_bytes())?;
-    Ok(path)
-}
-
-/// Starts `herdsman-agent run`.
-///
-/// # Errors
-/// When it was not built.
-pub fn agent(join: &Path, console: &Path) -> Result<Child> {
-    let out = std::fs::File::create(console)?;
-    Ok(Command::new(program("herdsman-agent")?)
-        .args(["run", "--config"])
-        .arg(join)
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .stdin(Stdio::null())
-        .stdout(out.try_clone()?)
-        .stderr(out)
-        .spawn()?)
-}
-
-/// Whether a process is there.
-#[must_use]
-pub fn lives(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None::<Signal>).is_ok()
 }

@@ -205,7 +205,7 @@ impl Hub {
             registry.apply(entry, now);
             match entry {
                 Entry::Limits { limits } => spec.limits = limits.clone(),
-                Entry::Spec { spec: new } => spec = (**new).clone(),
+                Entry::Spec { spec: new } => spec.environment = new.environment.clone(),
                 _ => {}
             }
         }
@@ -341,17 +341,16 @@ impl Hub {
     /// # Errors
     /// When the journal cannot be written.
     pub async fn change_environment(&self, change: api::ChangeEnvironment) -> Result<(), ApiError> {
-        let mut spec = self.spec();
         let open = change.environment.without_credentials();
-        if spec.environment.without_credentials() != open {
-            spec.environment = open;
-            self.remember(&[Entry::Spec {
-                spec: Box::new(spec.clone()),
-            }])
-            .await?;
+        if self.spec().environment.without_credentials() != open {
+            // Only what can change: the rest holds secrets, which the journal does not.
+            let kept = ClusterSpec {
+                environment: open,
+                ..ClusterSpec::default()
+            };
+            self.remember(&[Entry::Spec { spec: Box::new(kept) }]).await?;
         }
-        spec.environment = change.environment;
-        *self.spec_mut() = spec;
+        self.spec_mut().environment = change.environment;
         Ok(())
     }
 

@@ -17,7 +17,12 @@ pub(super) type Answer = Result<Response<Body>, ApiError>;
 
 pub(super) async fn body<T: DeserializeOwned>(request: Request<Incoming>, limit: usize) -> Result<T, ApiError> {
     let read = Limited::new(request.into_body(), limit).collect();
-    let bytes = match tokio::time::timeout(limits::HANDSHAKE, read).await {
+    let within = if limit > limits::SMALL_BODY {
+        limits::OPERATOR_BODY_WITHIN
+    } else {
+        limits::HANDSHAKE
+    };
+    let bytes = match tokio::time::timeout(within, read).await {
         Ok(Ok(all)) => all.to_bytes(),
         Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
             return Err(ApiError::new(
@@ -29,7 +34,7 @@ pub(super) async fn body<T: DeserializeOwned>(request: Request<Incoming>, limit:
         Err(_) => {
             return Err(ApiError::new(
                 Code::Deadline,
-                format!("the body did not arrive within {} s", limits::HANDSHAKE.as_secs()),
+                format!("the body did not arrive within {} s", within.as_secs()),
             ));
         }
     };

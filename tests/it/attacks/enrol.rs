@@ -315,3 +315,50 @@ async fn what_is_issued_names_the_node_and_nothing_else() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_killed_hub_forgets_nothing() -> Result<()> {
+    let mut hub = Hub::start_with(with_variable()).await?;
+    let machine = hub.machine("demo-w0", 2)?;
+    hub.expect(&machine).await?;
+    let keys = NewKeys::generate()?;
+    let first = hub.enrol(&machine, &keys).await?;
+    let second = hub.renew(&first, &NewKeys::generate()?).await?;
+    let gone = hub.member("demo-w1", 3).await?;
+    let body = serde_json::json!({"nodes": ["demo-w1"]});
+    ensure!(hub.ask(&hub.owner(), "POST", "/v1/revoke", &body).await?.status == 200);
+    let other = serde_json::json!({"environment": {"mode": "image", "python": "/nonexistent/other"}});
+    ensure!(hub.ask(&hub.owner(), "POST", "/v1/environment", &other).await?.status == 200);
+    hub.restart().await?;
+    let e = hub
+        .enrol(&machine, &NewKeys::generate()?)
+        .await
+        .err()
+        .context("used twice")?;
+    ensure!(e.code == Code::EnrolSpent, "{e}");
+    let e = hub.renew(&gone, &NewKeys::generate()?).await.err().context("renewed")?;
+    ensure!(e.code == Code::Revoked, "{e}");
+    let third = hub.renew(&second, &NewKeys::generate()?).await?;
+    ensure!(third.issued.generation == 3);
+    // What nodes are to run is as it was, secrets included.
+    let spec = &third.issued.spec;
+    ensure!(spec.dask.variables["TOKEN"].reveal() == "hunter2", "{spec:?}");
+    ensure!(
+        format!("{:?}", spec.environment).contains("/nonexistent/other"),
+        "{spec:?}"
+    );
+    let e = hub
+        .renew(&first, &NewKeys::generate()?)
+        .await
+        .err()
+        .context("a clone")?;
+    ensure!(e.code == Code::Clone, "{e}");
+    Ok(())
+}
+
+fn with_variable() -> herdsman_wire::spec::ClusterSpec {
+    let mut spec = herdsman_tests::attack::no_dask();
+    let secret = herdsman_wire::Secret::new("hunter2");
+    spec.dask.variables.insert("TOKEN".into(), secret);
+    spec
+}

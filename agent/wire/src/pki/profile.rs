@@ -311,8 +311,7 @@ fn finish(
 
 pub(super) fn read_csr(pem: &str) -> Result<CertificateSigningRequestParams, PkiError> {
     let bad = |why: &str| PkiError::Request(why.to_owned());
-    let der =
-        CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|e| bad(&format!("not PEM: {e}")))?;
+    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|_| bad("is no PEM"))?;
     let (_, read) = X509CertificationRequest::from_der(&der).map_err(|_| bad("does not parse"))?;
     // rcgen goes by the signature's algorithm, which says nothing of the curve.
     let key = &read.certification_request_info.subject_pki;
