@@ -59,6 +59,7 @@ async fn a_dead_node_is_made_anew() {
         until("all are there", || marked(f.cluster.id.as_str()).len() >= 4).await;
         let old = keeper_pid(&f.folder("demo-s"));
         kill(old);
+        until("its keeper is dead", || has_ended(old)).await;
         f.up(&[("demo-s", "good")]).await.remove(0).unwrap();
         assert_ne!(keeper_pid(&f.folder("demo-s")), old);
         until("only the new ones", || marked(f.cluster.id.as_str()).len() == 2).await;
