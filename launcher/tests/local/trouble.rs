@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use herdsman::provider::local::Network;
 use herdsman_wire::Code;
 
-use super::{Fixture, keeper_pid, keeper_state, kill, marked, namespaces, networks, processes, until};
+use super::{Fixture, has_ended, keeper_pid, keeper_state, kill, marked, namespaces, networks, processes, until};
 
 #[tokio::test]
 async fn what_does_not_end_is_killed() {
