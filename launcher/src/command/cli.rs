@@ -6,6 +6,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use herdsman_wire::{ClusterName, NodeName};
 
+use super::unseen::Unseen;
 use crate::config::{
     Allow, EnvSource, Limit, LocalNetwork, Period, ProviderName, SecretName, Size, Tag, Threads, Variable, Wait,
     WorkerRange,
@@ -180,10 +181,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "PATH", help_heading = "Python environment")]
     pub python: Option<PathBuf>,
     /// Environment variable of Dask's processes (again for more)
-    #[arg(long, value_name = "NAME=VALUE", help_heading = "Python environment")]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = Unseen::<Variable>::new(), help_heading = "Python environment")]
     pub env_var: Vec<Variable>,
     /// Secret variable whose value is read here and sent over mTLS (again for more)
-    #[arg(long, value_name = "NAME", help_heading = "Python environment")]
+    #[arg(long, value_name = "NAME", value_parser = Unseen::<SecretName>::new(), help_heading = "Python environment")]
     pub secret: Vec<SecretName>,
     /// End by itself after this long without a task [default: 20m]
     #[arg(long, value_name = "20m|off", help_heading = "Limits")]

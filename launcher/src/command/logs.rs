@@ -13,7 +13,7 @@ use super::context::Session;
 use super::signals::interruptible;
 use crate::cluster::Access;
 use crate::link::SOON;
-use crate::ui::{Error, iso};
+use crate::ui::{Error, clean, iso};
 
 /// Without a new line for this long, what a node keeps has been read.
 const WHOLE: Duration = Duration::from_secs(20);
@@ -142,7 +142,7 @@ fn print(session: &Session, args: &LogsArgs, line: &LogLine) -> Result<(), Error
         LogSource::Boot => "boot",
     };
     // A terminal obeys control characters; what tasks print must not reach it.
-    let clean: String = line.text.chars().filter(|c| !c.is_control() || *c == '\t').collect();
+    let clean = clean(&line.text);
     session
         .printer
         .data(&format!("{} {} {source}: {clean}\n", iso(line.t), line.node))
@@ -160,8 +160,9 @@ async fn boot(session: &Session, args: &LogsArgs) -> Result<(), Error> {
         any = true;
         let text = ctx.provider.console(machine).await?;
         for line in text.lines() {
-            let clean: String = line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-            session.printer.data(&format!("{} boot: {clean}\n", machine.node))?;
+            session
+                .printer
+                .data(&format!("{} boot: {}\n", machine.node, clean(line)))?;
         }
     }
     if any {

@@ -21,6 +21,7 @@ mod remove;
 mod scale;
 mod signals;
 mod status;
+mod unseen;
 mod up;
 mod version;
 

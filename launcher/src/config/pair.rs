@@ -86,7 +86,7 @@ impl FromStr for Variable {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let (name, value) = text
             .split_once('=')
-            .ok_or_else(|| ValueError::new("variable", text, "write it as NAME=value"))?;
+            .ok_or_else(|| ValueError::new("variable", "…", "write it as NAME=value"))?;
         check_variable_name(name)?;
         // A flag is seen by everybody who can list processes.
         if let Some(kind) = secrets::look(name, value) {

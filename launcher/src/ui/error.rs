@@ -6,6 +6,7 @@ use herdsman_wire::{ApiError, Code};
 use serde_json::json;
 
 use super::exit::{Exit, exit_of};
+use super::human::clean;
 use crate::config::ConfigError;
 use crate::provider::ProviderError;
 
@@ -49,7 +50,8 @@ impl Error {
     #[must_use]
     pub fn text(&self, paint: impl Fn(&str) -> String) -> String {
         let mut out = String::new();
-        let mut lines = self.message.lines();
+        let message = clean(&self.message);
+        let mut lines = message.lines();
         let head = paint(&format!("error[{}]:", self.code));
         let _ = writeln!(out, "{head} {}", lines.next().unwrap_or_default());
         for line in lines {
@@ -57,7 +59,7 @@ impl Error {
         }
         for (i, hint) in self.hint.iter().enumerate() {
             let label = if i == 0 { "try:" } else { "    " };
-            let _ = writeln!(out, "  {label} {hint}");
+            let _ = writeln!(out, "  {label} {}", clean(hint));
         }
         out
     }

@@ -10,7 +10,7 @@ mod table;
 
 pub use error::Error;
 pub use exit::{Exit, exit_of};
-pub use human::{age, bytes, seconds};
+pub use human::{age, bytes, clean, seconds};
 pub use printer::Printer;
 pub use progress::Progress;
 pub(crate) use progress::iso;

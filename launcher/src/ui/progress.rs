@@ -48,7 +48,9 @@ impl Line {
             text += &format!("  {} {}", phase.as_str(), human::seconds(*took));
         }
         match &self.now {
-            Some((phase, Some(detail))) if !self.ready => text += &format!("  {} … {detail}", phase.as_str()),
+            Some((phase, Some(detail))) if !self.ready => {
+                text += &format!("  {} … {}", phase.as_str(), human::clean(detail))
+            }
             Some((phase, None)) if !self.ready => text += &format!("  {} …", phase.as_str()),
             _ => {}
         }
@@ -88,9 +90,9 @@ impl Progress {
         if self.printer.events() {
             self.printer.event(&json!({"t": iso(Timestamp::now()), "note": text}));
         } else if let Some(bars) = &self.bars {
-            let _ = bars.println(text);
+            let _ = bars.println(human::clean(text));
         } else {
-            self.printer.note(text);
+            self.printer.note(&human::clean(text));
         }
     }
 
@@ -136,7 +138,8 @@ impl Progress {
         self.draw(node, line, many);
         if self.bars.is_none() && phase.status == PhaseStatus::Failed {
             let why = phase.error.as_ref().map_or("failed", |e| e.message.as_str());
-            self.printer.note(&format!("{node}: {}: {why}", phase.phase.as_str()));
+            self.printer
+                .note(&format!("{node}: {}: {}", phase.phase.as_str(), human::clean(why)));
         }
     }
 
@@ -155,7 +158,8 @@ impl Progress {
         if self.bars.is_none() && line.ready && !was {
             self.printer.note(&line.text(node));
         } else if matches!(state, NodeState::Lost | NodeState::Revoked) {
-            self.printer.note(&format!("{node}: {}", why.unwrap_or("is lost")));
+            self.printer
+                .note(&format!("{node}: {}", human::clean(why.unwrap_or("is lost"))));
         }
     }
 
