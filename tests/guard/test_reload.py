@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 from pki import Authority, pem, replace
-from rig import Probe, wait_until
+from rig import GUARD, Probe, wait_until
 from tasks import make_block, read, slow_double
 
 LIFE, RENEW = 15, 2  # seconds; a busy machine may hold a process up for several
@@ -206,3 +208,30 @@ def test_a_new_root_is_taken_up(make_rig, pki, folder):
     replace(private, open(pki.ca, "rb").read() + pem(another.certificate))
     assert rig.agent.peer("scheduler").ok("reload")["changed"]
     assert Probe(rig.address, pki.ca, cert).served
+
+
+def test_a_renewal_while_certificates_are_loaded_is_no_mismatch(pki, folder):
+    """Contexts are made again and again while another thread renews the bundle as fast as it can."""
+    bundle = folder / "restless.pem"
+    leaves = [pki.node.issue(f"restless-{n}").bundle for n in range(8)]
+    replace(bundle, leaves[0])
+    code = f"""
+import sys
+sys.path.insert(0, {str(GUARD.parent)!r})
+import herdsman_guard
+from distributed.security import Security
+tls = {{"tls_ca_file": {str(pki.ca)!r}, "tls_worker_cert": {str(bundle)!r}, "tls_worker_key": {str(bundle)!r}}}
+print("ready", flush=True)
+for n in range(400):
+    assert Security(require_encryption=True, **tls).get_listen_args("worker")["ssl_context"]
+print("done")
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "ready\n"
+    renewals = 0
+    while child.poll() is None:
+        renewals += 1
+        replace(bundle, leaves[renewals % len(leaves)])
+        time.sleep(0.001)  # as fast as files can be told apart
+    out, err = child.communicate()
+    assert out == "done\n" and renewals > 100, (renewals, err)

@@ -61,6 +61,7 @@ TICK = 0.5  # seconds between looks at what may be worth a report
 REPORT_EVERY, REPORT_AT_LEAST = 2.0, 10.0  # seconds
 REPORT_SHARE = 200  # a report that took t seconds is followed by at least 200 t without one
 MEMORY_STEP = 32 << 20  # bytes by which a worker's memory must move to be news
+READS = 50  # of files that change while they are read
 HEALTH_EVERY = 12  # looks at the files between two proofs that peers would still accept us
 TASK_STATES = ("waiting", "processing", "memory", "erred", "released", "queued", "no-worker")
 
@@ -223,10 +224,31 @@ def _register(context, security, tls, mark):
     SHARED.contexts[context] = identity
 
 
+def _copies(tls, stack):
+    """The files of an identity read once each, in the form Security takes."""
+    copies = dict(tls)
+    for name in ("ca_file", "cert", "key"):
+        value = copies.get(name)
+        if value and "\n" not in value:
+            with open(value, "rb") as file:
+                copies[name] = stack.enter_context(_as_path(file.read()))
+    return copies
+
+
+def _make_context(security, tls, purpose):
+    """OpenSSL opens a bundle twice, for certificate and key: a renewal in between would be a
+    certificate with another's key, and a worker that does not start. Gives the files' mark too."""
+    for left in reversed(range(READS)):
+        mark = _mark(*_files(tls))
+        with contextlib.ExitStack() as stack:
+            copies = _copies(tls, stack)
+            if not left or _mark(*_files(tls)) == mark:
+                return SHARED.originals["_get_tls_context"](security, copies, purpose), mark
+
+
 def _get_tls_context(security, tls, purpose):
     """Security's maker of contexts, guarded. The first one made tells which CA is ours."""
-    mark = _mark(*_files(tls))
-    context = SHARED.originals["_get_tls_context"](security, tls, purpose)
+    context, mark = _make_context(security, tls, purpose)
     if context is None:
         return None
     if SHARED.ca is None:
@@ -333,24 +355,13 @@ def _shake_hands(server, client):
         raise ssl.SSLError("the handshake does not come to an end")
 
 
-def _read_identity(identity, stack):
-    """Copies of an identity's files, taken once, in the form Security takes."""
-    copies = dict(identity.tls)
-    for name in ("ca_file", "cert", "key"):
-        value = copies.get(name)
-        if value and "\n" not in value:
-            with open(value, "rb") as file:
-                copies[name] = stack.enter_context(_as_path(file.read()))
-    return copies
-
-
 def _renew(identity):
     """Load an identity's files into its contexts once they have passed a rehearsal; true if so."""
     mark = _mark(*identity.files())
     make = SHARED.originals["_get_tls_context"]
     try:
         with contextlib.ExitStack() as stack:
-            tls = _read_identity(identity, stack)
+            tls = _copies(identity.tls, stack)
             if _mark(*identity.files()) != mark:
                 return False  # replaced while they were read; the next look sees them whole
             client = make(identity.security, tls, ssl.Purpose.SERVER_AUTH)
