@@ -24,6 +24,7 @@ mod up;
 mod version;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -35,13 +36,10 @@ use context::Session;
 /// Runs a command line; gives the exit code.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version are asked for; anything else is wrong usage.
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { Exit::Usage as u8 } else { 0 });
-        }
+        Err(e) => return usage(&e, &args),
     };
     let env = crate::config::Env::of_process();
     let printer = Printer::new(&cli.global, &env);
@@ -64,6 +62,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(e.exit as u8)
         }
     }
+}
+
+/// Help and version are asked for; anything else is wrong usage.
+fn usage(e: &clap::Error, args: &[OsString]) -> ExitCode {
+    if !e.use_stderr() {
+        let _ = e.print();
+        return ExitCode::SUCCESS;
+    }
+    let _ = anstream::stderr().write_all(cli::masked(e, args).as_bytes());
+    ExitCode::from(Exit::Usage as u8)
 }
 
 async fn run(session: Session, verb: Verb) -> Result<u8, Error> {

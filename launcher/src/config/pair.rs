@@ -21,6 +21,11 @@ pub struct Tag {
 
 /// Checks the key and value of a tag.
 pub(crate) fn check_tag(key: &str, value: &str) -> Result<(), ValueError> {
+    // Whoever may list the account's machines sees the tags.
+    if let Some(kind) = secrets::look(key, value) {
+        let why = format!("the value looks like {kind}, and many can see tags");
+        return Err(ValueError::new("tag", key, why));
+    }
     let fail = |why: String| Err(ValueError::new("tag", &format!("{key}={value}"), why));
     if key.is_empty() {
         return fail("the key is empty".into());
@@ -86,7 +91,7 @@ impl FromStr for Variable {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let (name, value) = text
             .split_once('=')
-            .ok_or_else(|| ValueError::new("variable", text, "write it as NAME=value"))?;
+            .ok_or_else(|| ValueError::new("variable", text, "write it as NAME=value").hidden())?;
         check_variable_name(name)?;
         // A flag is seen by everybody who can list processes.
         if let Some(kind) = secrets::look(name, value) {
@@ -115,7 +120,8 @@ impl SecretName {
 impl FromStr for SecretName {
     type Err = ValueError;
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        check_variable_name(text)?;
+        // Without a name in front, the whole text may be the secret itself.
+        check_variable_name(text).map_err(|e| if text.contains('=') { e } else { e.hidden() })?;
         Ok(Self(text.into()))
     }
 }

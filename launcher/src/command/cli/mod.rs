@@ -1,5 +1,6 @@
 //! What can be typed. Types only; the words here are the manual.
 
+mod unseen;
 mod up;
 mod verbs;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Limit;
 
+pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
 pub use verbs::{
     CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs, ExtendArgs, LogsArgs,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use herdsman_wire::ClusterName;
 
+use super::unseen::Unseen;
 use crate::config::{
     Allow, EnvSource, Limit, LocalNetwork, Period, ProviderName, SecretName, Size, Tag, Threads, Variable, Wait,
     WorkerRange,
@@ -55,10 +56,10 @@ pub struct UpArgs {
     #[arg(long, value_name = "PATH", help_heading = "Python environment")]
     pub python: Option<PathBuf>,
     /// Environment variable of Dask's processes (again for more)
-    #[arg(long, value_name = "NAME=VALUE", help_heading = "Python environment")]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = Unseen::<Variable>::new(), help_heading = "Python environment")]
     pub env_var: Vec<Variable>,
     /// Secret variable whose value is read here and sent over mTLS (again for more)
-    #[arg(long, value_name = "NAME", help_heading = "Python environment")]
+    #[arg(long, value_name = "NAME", value_parser = Unseen::<SecretName>::new(), help_heading = "Python environment")]
     pub secret: Vec<SecretName>,
     /// End by itself after this long without a task [default: 20m]
     #[arg(long, value_name = "20m|off", help_heading = "Limits")]
@@ -88,7 +89,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "HOW")]
     pub local_network: Option<LocalNetwork>,
     /// Tag of everything that is made (again for more)
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = Unseen::<Tag>::new())]
     pub tag: Vec<Tag>,
     /// Only print the resolved settings; nothing is made
     #[arg(long)]
