@@ -116,11 +116,30 @@ fn missing(path: &Path) -> ConfigError {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => missing(path),
-        _ => ConfigError::new(format!("cannot be read: {e}")).file(path, None),
-    })?;
-    String::from_utf8(bytes).map_err(|_| ConfigError::new("is not UTF-8 text").file(path, None))
+    read_if_there(path)?.ok_or_else(|| missing(path))
+}
+
+/// A file's text; `None` when there is no such file.
+pub(super) fn read_if_there(path: &Path) -> Result<Option<String>, ConfigError> {
+    use std::io::{ErrorKind, Read as _};
+    let fail = |e: std::io::Error| {
+        ConfigError::new(format!("cannot be read: {e}"))
+            .code(Code::Disk)
+            .file(path, None)
+    };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) => return Err(fail(e)),
+    };
+    let mut bytes = Vec::new();
+    // One byte more than is allowed, so that the parser can say so.
+    file.take(parse::FILE_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| ConfigError::new("is not UTF-8 text").file(path, None))
 }
 
 fn base_of(path: &Path) -> PathBuf {

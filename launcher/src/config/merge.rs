@@ -42,7 +42,7 @@ impl Entries {
     /// When there is no such key, or it has no value; says which.
     pub fn get(&self, key: &str) -> Result<&Entry, ConfigError> {
         // The second name of the same key.
-        let key = key.replace("workers_per_node", "workers_per_vm");
+        let key = super::key::plain(key).replace("workers_per_node", "workers_per_vm");
         if let Some(entry) = self.0.get(&key) {
             return Ok(entry);
         }

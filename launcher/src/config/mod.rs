@@ -8,8 +8,10 @@
 
 pub mod choice;
 pub mod defaults;
+mod edit;
 pub mod error;
 pub mod file;
+mod key;
 mod layer;
 mod load;
 mod merge;

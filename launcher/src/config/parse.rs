@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, nearest};
 use super::file::{self, File, UserFile};
-use super::{pair, secrets};
+use super::{key, pair, secrets};
 
 /// Largest file that is read, bytes: a thousand times a long one.
 pub const FILE_MAX: usize = 1024 * 1024;
@@ -117,13 +117,13 @@ pub(crate) fn one(file: &File, key: &str, value: &toml::Value) -> Result<File, C
     let fail = |e: &dyn std::fmt::Display| ConfigError::new(plain(&e.to_string())).key(key);
     let mut document = toml::Table::try_from(file).map_err(|e| fail(&e))?;
     let mut table = &mut document;
-    let parts: Vec<&str> = key.split('.').collect();
+    let parts = key::parts(key);
     let Some((last, tables)) = parts.split_last() else {
         return Err(ConfigError::new("a key is missing"));
     };
     for (i, part) in tables.iter().enumerate() {
-        let is_group = i == 0 && *part == "workers";
-        let entry = table.entry(*part).or_insert_with(|| {
+        let is_group = i == 0 && part == "workers";
+        let entry = table.entry(part.as_str()).or_insert_with(|| {
             let table = toml::Value::Table(toml::Table::new());
             if is_group {
                 toml::Value::Array(vec![table])
@@ -139,13 +139,39 @@ pub(crate) fn one(file: &File, key: &str, value: &toml::Value) -> Result<File, C
             .and_then(toml::Value::as_table_mut)
             .ok_or_else(|| ConfigError::new(format!("{part} has no keys below it")).key(key))?;
     }
-    table.insert((*last).to_owned(), value.clone());
+    table.insert(last.to_owned(), value.clone());
     document
         .try_into()
         .map_err(|e: toml::de::Error| match unknown_field(e.message()) {
             Some((name, known)) => unknown(name, &known, key).key(key),
             None => fail(&e.message()),
         })
+}
+
+/// Where a key and its value stand in a text.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The key with all its tables.
+    pub(super) path: String,
+    /// Its value.
+    pub(super) value: Range<usize>,
+    /// Whether the value has keys below it.
+    pub(super) is_table: bool,
+}
+
+/// Places of all keys of a text; as far as it can be understood.
+pub(super) fn places(text: &str) -> Vec<Place> {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let mut keys = Keys::new(text);
+    keys.walk_table("", document.get_ref());
+    keys.all
+        .into_iter()
+        .map(|k| Place {
+            path: k.path,
+            value: k.value,
+            is_table: k.is_table,
+        })
+        .collect()
 }
 
 /// The version first: a newer file has keys that this build would report as
@@ -171,6 +197,7 @@ struct Key {
     key: Range<usize>,
     value: Range<usize>,
     text: Option<String>,
+    is_table: bool,
 }
 
 struct Keys<'t> {
@@ -218,6 +245,7 @@ impl<'t> Keys<'t> {
             key,
             value: span,
             text: value.get_ref().as_str().map(Into::into),
+            is_table: value.get_ref().is_table(),
         });
     }
 
