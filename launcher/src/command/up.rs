@@ -1,9 +1,7 @@
 //! `herdsman up`.
 
-use std::path::Path;
-
-use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, OwnCertificate, f64Eq};
-use herdsman_wire::{Code, Secret};
+use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, f64Eq};
+use herdsman_wire::{Code, Timestamp};
 use serde_json::json;
 
 use super::cli::{Output, UpArgs};
@@ -12,11 +10,13 @@ use super::packages::{self, Chosen};
 use super::signals::interruptible;
 use crate::cluster::{self, Context, Outcome, Wanted};
 use crate::config::{OwnCertificates, ProviderName, Settings, Wait};
+use crate::pki;
 use crate::ui::{Error, Exit, Progress, iso, seconds};
 
 pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     let loaded = session.load(args)?;
     let settings = &loaded.settings;
+    let security = security(session, settings)?;
     if args.plan {
         return plan(session, &loaded.entries, settings).await;
     }
@@ -34,7 +34,7 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     }
     let started = std::time::Instant::now();
     let chosen = interruptible(packages::choose(session, settings, &ctx)).await?;
-    let wanted = wanted(session, settings, chosen)?;
+    let wanted = wanted(session, settings, security, chosen)?;
     let existed = matches!(ctx.store.load(&wanted.name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
     let progress = Progress::new(printer);
     let see = |step: &cluster::Step| progress.see(step);
@@ -75,7 +75,7 @@ async fn clean_up(ctx: &Context, wanted: &Wanted, existed: bool, mut e: Error) -
     e
 }
 
-fn wanted(session: &Session, settings: &Settings, chosen: Chosen) -> Result<Wanted, Error> {
+fn wanted(session: &Session, settings: &Settings, security: DaskSecurity, chosen: Chosen) -> Result<Wanted, Error> {
     let workers = settings.workers.min();
     Ok(Wanted {
         name: settings.name.clone(),
@@ -85,7 +85,7 @@ fn wanted(session: &Session, settings: &Settings, chosen: Chosen) -> Result<Want
             other => Some(other.workers(workers)),
         },
         spec: ClusterSpec {
-            dask: dask(settings)?,
+            dask: dask(settings, security),
             limits: EndSpec {
                 idle_seconds: settings.idle.map(|d| d.as_secs()),
                 no_client_seconds: settings.no_client.map(|d| d.as_secs()),
@@ -109,12 +109,12 @@ fn lives(session: &Session) -> Result<herdsman_wire::spec::Lives, Error> {
     )
 }
 
-fn dask(settings: &Settings) -> Result<DaskSpec, Error> {
+fn dask(settings: &Settings, security: DaskSecurity) -> DaskSpec {
     let memory = settings
         .memory
         .map(|bytes| (bytes / u64::from(settings.workers_per_node)).to_string());
-    Ok(DaskSpec {
-        security: security(settings)?,
+    DaskSpec {
+        security,
         workers_per_node: settings.workers_per_node,
         threads: settings.threads.or_else(|| local_share(settings)),
         memory_limit: memory,
@@ -124,7 +124,7 @@ fn dask(settings: &Settings) -> Result<DaskSpec, Error> {
         worker_args: settings.worker_options.clone(),
         variables: settings.variables.clone(),
         ..DaskSpec::default()
-    })
+    }
 }
 
 /// Nodes of this machine share its processors, as those of a cloud do not.
@@ -138,47 +138,27 @@ fn local_share(settings: &Settings) -> Option<u16> {
     Some(u16::try_from(share.max(1)).unwrap_or(u16::MAX))
 }
 
-fn security(settings: &Settings) -> Result<DaskSecurity, Error> {
+/// Reads the user's own certificates; what a node would refuse is refused now.
+fn security(session: &Session, settings: &Settings) -> Result<DaskSecurity, Error> {
     if settings.insecure {
         return Ok(DaskSecurity::None);
     }
     let Some(own) = &settings.own else {
         return Ok(DaskSecurity::Cluster);
     };
+    let mut files = pki::own::Reader::new(&own.ca, Timestamp::now(), settings.lifetime)?;
+    let scheduler = files.pair("scheduler", &own.scheduler.0, &own.scheduler.1)?;
+    let worker = files.pair("worker", &own.worker.0, &own.worker.1)?;
+    // The client's stay here; they are read so that nothing is made in vain.
+    files.pair("client", &own.client.0, &own.client.1)?;
+    for warning in &files.warnings {
+        session.printer.warn(warning);
+    }
     Ok(DaskSecurity::Own {
-        ca: read(&own.ca)?,
-        scheduler: certificate(&own.scheduler)?,
-        worker: certificate(&own.worker)?,
+        ca: files.ca().to_owned(),
+        scheduler,
+        worker,
     })
-}
-
-fn read(path: &Path) -> Result<String, Error> {
-    std::fs::read_to_string(path)
-        .map_err(|e| Error::new(Code::Usage, format!("certificate file {}: {e}", path.display())))
-}
-
-/// Files travel, not their paths; and what Dask would refuse is refused here.
-fn certificate((chain, key): &(std::path::PathBuf, std::path::PathBuf)) -> Result<OwnCertificate, Error> {
-    let text = Secret::new(read(chain)?);
-    let key_text = Secret::new(read(key)?);
-    let at = text.reveal().find("-----BEGIN CERTIFICATE");
-    let bad = |path: &Path, what: &str| Error::new(Code::Usage, format!("certificate file {}: {what}", path.display()));
-    let from = at.ok_or_else(|| bad(chain, "holds no certificate in PEM"))?;
-    let end = text.reveal().rfind("-----END CERTIFICATE-----").unwrap_or(from);
-    let certificate = text.reveal()[from..].get(..end + 25 - from).unwrap_or_default();
-    let key_pem = private_key(key_text.reveal()).ok_or_else(|| bad(key, "holds no private key in PEM"))?;
-    Ok(OwnCertificate {
-        certificate: format!("{}\n", certificate.trim_end()),
-        key: Secret::new(format!("{key_pem}\n")),
-    })
-}
-
-/// The first private key of a PEM text that may hold certificates too.
-fn private_key(text: &str) -> Option<&str> {
-    let label = text.find("PRIVATE KEY-----")?;
-    let from = text[..label].rfind("-----BEGIN ")?;
-    let end = text[label + 16..].find("PRIVATE KEY-----")? + label + 32;
-    text.get(from..end)
 }
 
 async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Settings) -> Result<u8, Error> {

@@ -19,6 +19,7 @@ pub mod origin;
 pub mod pair;
 pub mod parse;
 pub mod secrets;
+mod security;
 mod settings;
 mod user_file;
 pub mod value;

@@ -12,6 +12,7 @@ use super::error::ConfigError;
 use super::merge::Merged;
 use super::origin::Sourced;
 use super::pair::check_tag;
+use super::security;
 use super::value::{Limit, Threads};
 use super::vars::Env;
 
@@ -130,14 +131,7 @@ impl Settings {
                 }
             })
             .collect::<Result<_, _>>()?;
-        let own = own_certificates(&m)?;
-        if m.insecure.value && own.is_some() {
-            return Err(fault(
-                &m.insecure,
-                "security.insecure",
-                "excludes certificates of your own (security.tls_*)".into(),
-            ));
-        }
+        let own = security::check(&m.insecure, &m.tls)?;
         let variables = variables(&m, env)?;
         let env_source = source(&m)?;
         let threads = match m.threads.value {
@@ -252,37 +246,4 @@ fn variables(m: &Merged, env: &Env) -> Result<BTreeMap<String, Secret>, ConfigEr
         all.insert(name.value.clone(), Secret::new(value));
     }
     Ok(all)
-}
-
-/// Each role's files: its own, or those for all roles.
-fn own_certificates(m: &Merged) -> Result<Option<OwnCertificates>, ConfigError> {
-    let file = |name: &str| m.tls.get(name).map(|p| p.base.join(&p.value));
-    let Some(ca) = file("tls_ca_file") else {
-        return match m.tls.iter().next() {
-            None => Ok(None),
-            Some((name, path)) => Err(fault(
-                path,
-                &format!("security.{name}"),
-                "needs security.tls_ca_file too".into(),
-            )),
-        };
-    };
-    let role = |role: &str| {
-        let own = (file(&format!("tls_{role}_cert")), file(&format!("tls_{role}_key")));
-        let all = (file("tls_cert"), file("tls_key"));
-        match (own, all) {
-            ((Some(cert), Some(key)), _) | ((None, None), (Some(cert), Some(key))) => Ok((cert, key)),
-            // Dask allows the key inside the certificate's file.
-            ((Some(cert), None), _) | ((None, None), (Some(cert), None)) => Ok((cert.clone(), cert)),
-            _ => Err(ConfigError::new(format!(
-                "your own certificates have none for the {role}: set security.tls_{role}_cert and _key, or tls_cert and tls_key"
-            ))),
-        }
-    };
-    Ok(Some(OwnCertificates {
-        ca,
-        scheduler: role("scheduler")?,
-        worker: role("worker")?,
-        client: role("client")?,
-    }))
 }

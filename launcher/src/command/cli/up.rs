@@ -110,27 +110,27 @@ pub struct TlsArgs {
     #[arg(long, value_name = "FILE")]
     pub tls_ca_file: Option<PathBuf>,
     /// Certificate for all roles without one of their own
-    #[arg(long, value_name = "FILE", requires = "tls_ca_file")]
+    #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// Its key
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// The scheduler's certificate
-    #[arg(long, value_name = "FILE", requires = "tls_ca_file")]
+    #[arg(long, value_name = "FILE")]
     pub tls_scheduler_cert: Option<PathBuf>,
     /// Its key
-    #[arg(long, value_name = "FILE", requires = "tls_scheduler_cert")]
+    #[arg(long, value_name = "FILE")]
     pub tls_scheduler_key: Option<PathBuf>,
     /// The workers' certificate
-    #[arg(long, value_name = "FILE", requires = "tls_ca_file")]
+    #[arg(long, value_name = "FILE")]
     pub tls_worker_cert: Option<PathBuf>,
     /// Its key
-    #[arg(long, value_name = "FILE", requires = "tls_worker_cert")]
+    #[arg(long, value_name = "FILE")]
     pub tls_worker_key: Option<PathBuf>,
     /// The client's certificate
-    #[arg(long, value_name = "FILE", requires = "tls_ca_file")]
+    #[arg(long, value_name = "FILE")]
     pub tls_client_cert: Option<PathBuf>,
     /// Its key
-    #[arg(long, value_name = "FILE", requires = "tls_client_cert")]
+    #[arg(long, value_name = "FILE")]
     pub tls_client_key: Option<PathBuf>,
 }
