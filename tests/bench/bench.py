@@ -65,7 +65,8 @@ class Bench:
     def __init__(self, options):
         self.herdsman = os.path.abspath(options.herdsman)
         self.agent = os.path.abspath(options.agent)
-        self.runs = options.runs
+        self.load_program = os.path.abspath(options.load)
+        self.runs, self.nodes = options.runs, options.nodes
         self.folder = tempfile.TemporaryDirectory(prefix="hb", dir="/tmp")
         self.home = pathlib.Path(self.folder.name)
         self.env = {
@@ -178,6 +179,8 @@ print(client.submit(sum, range(100)).result())
         packed = len(lzma.compress(pathlib.Path(self.agent).read_bytes(), preset=9 | lzma.PRESET_EXTREME))
         table.add("agent, static", f"{size / 1e6:.2f} MB", aim="≤ 5 MB")
         table.add("agent, xz", f"{packed / 1e6:.2f} MB", aim="≤ 2 MB")
+        listening = [self.load("listen", self.agent)["milliseconds"] for _ in range(self.runs * 2)]
+        table.add("agent, start to listening", spread(listening, "ms"), aim="≤ 5 ms")
         self.command("up", "bench", "--workers", "1", "-q")
         try:
             time.sleep(8)  # past the start: what it needs while nothing happens
@@ -195,6 +198,30 @@ print(client.submit(sum, range(100)).result())
                 continue
             if len(line) > 3 and line[1] == b"run" and str(self.home).encode() in line[3]:
                 yield ("scheduler" if b"scheduler" in line[3] else "worker"), entry
+
+    # --- hub, tunnel ------------------------------------------------------
+
+    def load(self, *args):
+        """The load generator; it needs a descriptor for each simulated node."""
+        out = subprocess.run([self.load_program, *args], capture_output=True, timeout=600, check=False)
+        assert out.returncode == 0, out.stderr.decode()
+        return json.loads(out.stdout)
+
+    def hub(self, table):
+        seen = self.load("nodes", self.agent, str(self.nodes), "20")
+        what = f"hub, {self.nodes} nodes on one core: "
+        table.add(what + "enrolments", f"{seen['enrolments_per_second']:.0f}/s", f"{seen['enrolments_per_core_second']:.0f}/s of a core")
+        table.add(what + "sessions begun", f"{seen['connections_per_second']:.0f}/s")
+        table.add(what + "reports every 5 s", f"{seen['reports_per_second']:.0f}/s", f"{seen['reports_per_core_second']:.0f}/s of a core")
+        table.add(what + "processor", f"{seen['cores']:.3f} cores", aim="≤ 0.5 cores")
+        table.add(what + "resident", f"{seen['memory_mib']:.0f} MiB", f"{seen['memory_enrolled_mib']:.0f} MiB before sessions", aim="≤ 150 MB")
+        table.add(what + "status of all", f"{seen['status_seconds'] * 1000:.0f} ms")
+
+    def tunnel(self, table):
+        seen = self.load("tunnel", self.agent)
+        for way, name in (("up", "to"), ("down", "from")):
+            bare, ours = seen[f"bare_{way}"], seen[way]
+            table.add(f"tunnel {name} the scheduler", f"{ours / 1e9:.2f} GB/s", f"bare TLS {bare / 1e9:.2f} GB/s", f"{ours / bare:.2f}", "≥ 0.8")
 
     # --- command ----------------------------------------------------------
 
@@ -221,13 +248,23 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--herdsman", required=True)
     parser.add_argument("--agent", required=True)
+    parser.add_argument("--load", required=True)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("names", nargs="*", choices=["start", "agent", "command", []], default=[])
+    parser.add_argument("--nodes", type=int, default=10000)
+    parts = {
+        "start": Bench.start,
+        "agent": Bench.agent_numbers,
+        "hub": Bench.hub,
+        "tunnel": Bench.tunnel,
+        "command": Bench.command_line,
+    }
+    parser.add_argument("names", nargs="*", help=", ".join(parts), metavar="PART")
     options = parser.parse_args()
+    if unknown := set(options.names) - set(parts):
+        parser.error(f"no such part: {', '.join(unknown)}")
     bench, table = Bench(options), Table()
-    parts = {"start": bench.start, "agent": bench.agent_numbers, "command": bench.command_line}
     for name in options.names or parts:
-        parts[name](table)
+        parts[name](bench, table)
     table.show()
 
 

@@ -5,7 +5,7 @@ use herdsman_tests::home::{Home, wait_for};
 use serde_json::Value;
 
 /// Tasks that leave a line for each execution.
-const COUNTED: &str = "
+pub(crate) const COUNTED: &str = "
 import os, sys, time
 from dask.distributed import Client, wait
 COUNTS = os.path.abspath('counts')
@@ -16,7 +16,7 @@ def task(i, path, seconds):
     return i * i
 ";
 
-fn executions(home: &Home) -> Vec<u32> {
+pub(crate) fn executions(home: &Home) -> Vec<u32> {
     let text = std::fs::read_to_string(home.path().join("counts")).unwrap_or_default();
     let mut all: Vec<u32> = text.lines().filter_map(|l| l.parse().ok()).collect();
     all.sort_unstable();
@@ -116,7 +116,7 @@ print(sum(client.gather(done)))
     home.assert_clean()
 }
 
-fn pid_of_agent(home: &Home, node: &str) -> Result<i32> {
+pub(crate) fn pid_of_agent(home: &Home, node: &str) -> Result<i32> {
     let wanted = format!("/{node}/join.json");
     let found = home
         .processes()

@@ -189,7 +189,9 @@ fn certificate_requests() -> Result<()> {
             not_after: now.plus(life),
         };
         let csr = String::from_utf8_lossy(b);
-        let _ = pki::public_key_hash(&csr);
+        if let Err(e) = pki::public_key_hash(&csr) {
+            return Some(e.to_string());
+        }
         match pki::leaf_from_csr(&csr, &what, &root) {
             // Whatever it asked for, it got its own name and nothing else.
             Ok(chain) => match pki::facts_of_pem(&chain.certificate) {

@@ -1,7 +1,9 @@
 //! End-to-end tests: real programs, real TLS, real Dask.
 
+mod attacks;
 mod basics;
 mod dashboard;
 mod environment;
 mod fuzz;
+mod rules;
 mod trouble;

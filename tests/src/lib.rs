@@ -1,5 +1,6 @@
 //! What the end-to-end tests share.
 
+pub mod attack;
 pub mod environment;
 pub mod home;
 pub mod index;

@@ -10,9 +10,9 @@ use herdsman_wire::spec::{DaskSecurity, DaskSpec};
 use herdsman_wire::{ApiError, ClusterId, Code, NodeName, Role, Secret, limits};
 
 use super::dashboard_address;
-use super::reserved::{check_args, check_variable};
 use super::spec::{GRACE, Group, ProcessSpec, User};
 use crate::identity::TlsFiles;
+use herdsman_wire::reserved::{check_args, check_variable};
 
 /// Everything that shapes a node's Dask.
 #[derive(Clone, Debug)]

@@ -44,7 +44,6 @@ pub mod orders;
 pub mod prepare;
 pub mod process;
 pub mod procfs;
-pub mod reserved;
 pub mod spec;
 pub mod supervisor;
 pub mod tree;

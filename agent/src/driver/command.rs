@@ -1,5 +1,8 @@
 //! What the hub says to a node, and what a node does about it.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use herdsman_wire::report::PhaseName;
 use herdsman_wire::session::{Command, Down, StreamRequest, Up};
 use herdsman_wire::{ApiError, Timestamp};
@@ -49,19 +52,30 @@ impl Driver {
                 }
             }
             Down::Members(members) => {
-                // Without the scheduler there is no cluster: whatever a list says,
-                // it is never cut off.
-                let scheduler = self.identity.as_ref().map(|i| i.issued.scheduler.ip());
-                let is_gone = |m: &&std::net::IpAddr| !members.contains(m) && Some(**m) != scheduler;
-                let gone: Vec<_> = self.members.iter().filter(is_gone).copied().collect();
+                let members: BTreeSet<IpAddr> = members.into_iter().collect();
+                let gone = self.members.difference(&members).copied().collect();
                 self.members = members;
-                crate::firewall::cut(&gone, &Ports::of(&self.spec().dask));
+                self.cut(gone);
+            }
+            Down::MembersChanged { joined, left } => {
+                self.members.retain(|m| !left.contains(m));
+                self.members.extend(joined);
+                self.cut(left);
             }
             Down::Registered(true) => self.on_registered(),
             Down::Registered(false) => self.on_unregistered(),
             Down::MayLeave => self.on_may_leave(),
             Down::Command { id, command } => self.obey(id, command),
         }
+    }
+
+    /// Cuts off who is no member any more.
+    fn cut(&self, mut gone: Vec<IpAddr>) {
+        // Without the scheduler there is no cluster: whatever a list says, it is
+        // never cut off.
+        let scheduler = self.identity.as_ref().map(|i| i.issued.scheduler.ip());
+        gone.retain(|m| Some(*m) != scheduler);
+        crate::firewall::cut(&gone, &Ports::of(&self.spec().dask));
     }
 
     fn on_registered(&mut self) {

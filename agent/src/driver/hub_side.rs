@@ -100,6 +100,7 @@ impl HubSide {
         let hub = Hub::open(join, self.link.clone(), self.stage.live.clone())?;
         hub.issue_crl().await?;
         let _ = self.stage.hub.set(hub.clone());
+        hub.keep_members_told();
         let clock = Arc::downgrade(&hub);
         tokio::spawn(async move {
             while let Some(hub) = clock.upgrade() {

@@ -78,7 +78,7 @@ pub struct Driver {
     inputs: mpsc::Sender<Input>,
     sampler: Sampler,
     measured: NodeReport,
-    members: Vec<std::net::IpAddr>,
+    members: std::collections::BTreeSet<std::net::IpAddr>,
     crl: u64,
     end: End,
 }
@@ -193,7 +193,7 @@ impl Driver {
             report,
             inputs,
             measured: NodeReport::default(),
-            members: Vec::new(),
+            members: std::collections::BTreeSet::new(),
             crl: 0,
             end: End::default(),
         };

@@ -163,6 +163,20 @@ impl Issuers {
         now: Timestamp,
         life: Duration,
     ) -> Result<Chain, ApiError> {
+        let issuing = &self.pair(&kind).certificate;
+        let mut chain = self.leaf(csr, kind, node, now, life)?;
+        chain.certificate.push_str(issuing);
+        Ok(chain)
+    }
+
+    fn leaf(
+        &self,
+        csr: &str,
+        kind: Kind,
+        node: Option<&str>,
+        now: Timestamp,
+        life: Duration,
+    ) -> Result<Chain, ApiError> {
         let identity = self.identity(kind);
         let pair = self.pair(&identity.kind);
         let what = SignRequest {
@@ -171,9 +185,7 @@ impl Issuers {
             now,
             not_after: now.plus(life).min(self.until),
         };
-        let mut chain = pki::leaf_from_csr(csr, &what, &pair.issuer).map_err(|e| pki_error(&e))?;
-        chain.certificate.push_str(&pair.certificate);
-        Ok(chain)
+        pki::leaf_from_csr(csr, &what, &pair.issuer).map_err(|e| pki_error(&e))
     }
 
     /// A bootstrap certificate with its key for a node to come.
@@ -194,7 +206,8 @@ impl Issuers {
         Ok((chain, key))
     }
 
-    /// Both certificates of a node.
+    /// Both certificates of a node, without the issuing ones behind them; see
+    /// [`Self::complete`].
     ///
     /// # Errors
     /// [`Code::EnrolRequest`] when a request is no good.
@@ -213,8 +226,8 @@ impl Issuers {
         let lives = &spec.lives;
         let life = Duration::from_secs(lives.leaf_seconds);
         let label = Some(node.as_str());
-        let agent = self.sign(csr_agent, Kind::Agent { role, generation }, label, now, life)?;
-        let dask = self.sign(csr_dask, Kind::Dask(role), label, now, life)?;
+        let agent = self.leaf(csr_agent, Kind::Agent { role, generation }, label, now, life)?;
+        let dask = self.leaf(csr_dask, Kind::Dask(role), label, now, life)?;
         let issued = Issued {
             node: node.clone(),
             role,
@@ -229,6 +242,14 @@ impl Issuers {
             spec: spec.clone(),
         };
         Ok((issued, [agent.serial, dask.serial]))
+    }
+
+    /// Puts the issuing certificates behind a node's own. They are the same for
+    /// all, so the journal and the registry do without.
+    pub fn complete(&self, answer: &mut Issued) {
+        answer.agent_chain.push_str(&self.control.certificate);
+        let pair = self.pair(&Kind::Dask(answer.role));
+        answer.dask_chain.push_str(&pair.certificate);
     }
 
     /// A CRL bundle: one CRL for each issuing certificate of Dask's channel.

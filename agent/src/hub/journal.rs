@@ -86,9 +86,9 @@ pub enum Entry {
         /// New ones.
         limits: EndSpec,
     },
-    /// The specification changed.
+    /// The environment changed.
     Spec {
-        /// The new one.
+        /// Holds the new environment and nothing else, least of all secrets.
         spec: Box<ClusterSpec>,
     },
     /// A CRL of this number was issued.

@@ -11,6 +11,7 @@
 //!
 //! Promises:
 //! * Nothing is signed before the decision to sign it is on disk.
+//! * About a node one decision is made at a time, until it is on disk.
 //! * A serial is spent once; the same keys get the same answer, others an
 //!   incident.
 //! * Whoever is revoked loses live connections too.
@@ -21,6 +22,7 @@ pub mod admission;
 pub mod audit;
 pub mod authority;
 pub mod blobs;
+pub mod decisions;
 pub mod ending;
 pub mod events;
 pub mod issue;
@@ -31,7 +33,17 @@ pub mod routes;
 pub mod server;
 pub mod session;
 pub mod streams;
+pub mod turns;
+pub mod upgrade;
 
 mod core;
+mod enrolment;
+mod members;
+mod reply;
+mod retire;
+mod revocation;
+mod scheduler;
+mod sessions;
+mod status;
 
 pub use core::{Hub, SchedulerCall, SchedulerLink};

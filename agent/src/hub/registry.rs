@@ -2,13 +2,13 @@
 //! the network said are arguments; what must be remembered comes back as journal
 //! entries, and the state is nothing but those entries applied in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use herdsman_wire::api::{Expected, Issued};
 use herdsman_wire::pki::{CertificateFacts, CrlEntry};
 use herdsman_wire::report::{NodeReport, NodeState, PhaseStatus, WorkerStatus};
-use herdsman_wire::{ApiError, Code, Kind, NodeName, Role, Timestamp, limits};
+use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp, limits};
 
 use super::journal::Entry;
 
@@ -26,9 +26,9 @@ pub struct Node {
     /// The last certificates it got.
     pub issued: Option<Issued>,
     /// Hash over the keys of those.
-    keys: String,
-    /// Serials of its valid certificates: last and last but one.
-    pub serials: Vec<String>,
+    pub(super) keys: String,
+    /// Serials of its certificates that have not expired, and their ends.
+    serials: Vec<(String, Timestamp)>,
     /// When it was heard of last.
     pub seen: Option<Timestamp>,
     /// Its last report.
@@ -42,8 +42,8 @@ pub struct Node {
 }
 
 impl Node {
-    fn new(role: Role, now: Timestamp) -> Self {
-        Self {
+    fn new(role: Role, now: Timestamp) -> Box<Self> {
+        Box::new(Self {
             role,
             state: NodeState::Expected,
             expected: None,
@@ -56,7 +56,7 @@ impl Node {
             workers: BTreeMap::new(),
             agent: String::new(),
             since: now,
-        }
+        })
     }
 
     /// Whether it may take part: enrolled and neither revoked nor gone.
@@ -70,44 +70,21 @@ impl Node {
 }
 
 #[derive(Clone, Debug)]
-struct Spent {
-    node: NodeName,
-    keys: String,
-}
-
-/// What to do with an enrolment that is in order.
-#[derive(Clone, Debug)]
-pub enum Decision {
-    /// Spend the serial, then sign.
-    Sign,
-    /// The same request came before: give the same answer again.
-    Again(Box<Issued>),
-}
-
-/// A refusal and whether it is an incident that people must see.
-#[derive(Clone, Debug)]
-pub struct Refusal {
-    /// What the caller is told.
-    pub error: ApiError,
-    /// `Some(event)` when it goes into the audit log as more than a refusal.
-    pub incident: Option<&'static str>,
-}
-
-impl From<ApiError> for Refusal {
-    fn from(error: ApiError) -> Self {
-        Self { error, incident: None }
-    }
+pub(super) struct Spent {
+    pub(super) node: NodeName,
+    pub(super) keys: String,
 }
 
 /// All nodes and certificates of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    nodes: BTreeMap<NodeName, Node>,
-    by_serial: HashMap<String, NodeName>,
-    spent: HashMap<String, Spent>,
-    revoked: BTreeMap<String, Timestamp>,
+    /// Boxed, as about half of a tree's places are empty.
+    pub(super) nodes: BTreeMap<NodeName, Box<Node>>,
+    pub(super) by_serial: HashMap<String, NodeName>,
+    pub(super) spent: HashMap<String, Spent>,
+    pub(super) revoked: BTreeMap<String, Timestamp>,
     /// Serials of people's certificates by person.
-    people: BTreeMap<String, Vec<(String, Timestamp)>>,
+    pub(super) people: BTreeMap<String, Vec<(String, Timestamp)>>,
     /// Number of the last CRL.
     pub crl: u64,
     /// Time of the last CRL.
@@ -152,11 +129,10 @@ impl Registry {
                     .or_insert_with(|| Node::new(answer.role, now));
                 n.role = answer.role;
                 n.keys.clone_from(keys);
-                // Certificates of the last generation stay valid until the node
-                // has switched, so both generations must be revocable.
-                let keep = n.serials.len().saturating_sub(2);
-                n.serials.drain(..keep);
-                n.serials.extend(serials.iter().cloned());
+                // A life is longer than the time between two renewals: older
+                // generations must be revocable until they expire.
+                n.serials.retain(|(_, until)| *until > now);
+                n.serials.extend(serials.iter().map(|s| (s.clone(), answer.not_after)));
                 if !agent.is_empty() {
                     n.agent.clone_from(agent);
                 }
@@ -216,149 +192,6 @@ impl Registry {
         self.by_serial.insert(e.serial.clone(), node);
     }
 
-    /// Decides on an enrolment, in the order of the protocol: the certificate's
-    /// kind, its time, its serial, the expectation, the address. The requests'
-    /// own signatures are checked when they are signed.
-    ///
-    /// # Errors
-    /// A [`Refusal`]; two uses of one serial with different keys are an incident.
-    pub fn decide_enrol(
-        &self,
-        boot: &CertificateFacts,
-        from: IpAddr,
-        keys: &str,
-        now: Timestamp,
-    ) -> Result<(NodeName, Decision), Refusal> {
-        if boot.identity.kind != Kind::Boot(Role::Worker) {
-            return Err(ApiError::new(Code::Forbidden, "only a worker's bootstrap certificate may enrol").into());
-        }
-        if boot.not_after < now {
-            return Err(
-                ApiError::new(Code::EnrolExpired, "the bootstrap certificate is expired")
-                    .with_hint("make the node anew with `herdsman scale` or `herdsman up`")
-                    .into(),
-            );
-        }
-        if self.revoked.contains_key(&boot.serial) {
-            return Err(ApiError::new(Code::Revoked, "the bootstrap certificate is revoked").into());
-        }
-        if let Some(spent) = self.spent.get(&boot.serial) {
-            let answer = self.nodes.get(&spent.node).and_then(|n| n.issued.clone());
-            return match answer {
-                Some(answer) if spent.keys == keys && answer.generation == 1 => {
-                    Ok((spent.node.clone(), Decision::Again(Box::new(answer))))
-                }
-                // Spent, but the answer was never made: the hub died in between.
-                None if spent.keys == keys => Ok((spent.node.clone(), Decision::Sign)),
-                _ => Err(Refusal {
-                    error: ApiError::new(
-                        Code::EnrolSpent,
-                        format!(
-                            "the bootstrap certificate of {} was used before, with other keys",
-                            spent.node
-                        ),
-                    )
-                    .with_hint(
-                        "somebody else holds this machine's user-data, or its disk was cloned; see `herdsman logs`",
-                    ),
-                    incident: Some("double-use"),
-                }),
-            };
-        }
-        let unexpected = || ApiError::new(Code::EnrolUnexpected, "the hub does not expect this node");
-        let name = self.by_serial.get(&boot.serial).ok_or_else(unexpected)?;
-        let node = self.nodes.get(name).ok_or_else(unexpected)?;
-        let expected = node.expected.as_ref().ok_or_else(unexpected)?;
-        if boot.label.as_deref() != Some(name.as_str()) {
-            return Err(Refusal {
-                error: unexpected(),
-                incident: Some("wrong-name"),
-            });
-        }
-        match expected.address {
-            Some(address) if address == canonical(from) => {}
-            _ if expected.any_address => {}
-            None => {
-                return Err(ApiError::new(Code::TooEarly, format!("the address of {name} is not known yet")).into());
-            }
-            Some(_) => {
-                return Err(Refusal {
-                    error: ApiError::new(
-                        Code::EnrolAddress,
-                        format!("{from} is not the address of {name}; its certificate is good from there only"),
-                    ),
-                    incident: Some("wrong-address"),
-                });
-            }
-        }
-        Ok((name.clone(), Decision::Sign))
-    }
-
-    /// Checks a node's certificate at each use: that it is a member, from its
-    /// own address, not revoked.
-    ///
-    /// # Errors
-    /// A [`Refusal`].
-    pub fn check_member(&self, cert: &CertificateFacts, from: IpAddr) -> Result<NodeName, Refusal> {
-        self.check_revoked(cert)?;
-        let unknown = || ApiError::new(Code::Revoked, "this node does not belong to the cluster any more");
-        let name: NodeName = cert
-            .label
-            .as_deref()
-            .unwrap_or_default()
-            .parse()
-            .map_err(|_| unknown())?;
-        let node = self.nodes.get(&name).ok_or_else(unknown)?;
-        if matches!(node.state, NodeState::Revoked) {
-            return Err(unknown().into());
-        }
-        let any = node.expected.as_ref().is_some_and(|e| e.any_address);
-        if !any && node.address != Some(canonical(from)) {
-            return Err(Refusal {
-                error: ApiError::new(Code::EnrolAddress, format!("{from} is not the address of {name}")),
-                incident: Some("wrong-address"),
-            });
-        }
-        Ok(name)
-    }
-
-    /// Decides on a renewal. An old generation with other keys means that two
-    /// machines hold one identity.
-    ///
-    /// # Errors
-    /// A [`Refusal`]; a clone is an incident and the caller must quarantine.
-    pub fn decide_renew(
-        &self,
-        cert: &CertificateFacts,
-        from: IpAddr,
-        keys: &str,
-    ) -> Result<(NodeName, u64, Decision), Refusal> {
-        let name = self.check_member(cert, from)?;
-        let Kind::Agent { generation, .. } = cert.identity.kind else {
-            return Err(ApiError::new(Code::Forbidden, "only an agent's certificate can be renewed").into());
-        };
-        let node = &self.nodes[&name];
-        let current = node.issued.as_ref().map_or(0, |i| i.generation);
-        if generation == current {
-            return Ok((name, current + 1, Decision::Sign));
-        }
-        match &node.issued {
-            Some(answer) if generation + 1 == current && node.keys == keys => {
-                Ok((name, current, Decision::Again(Box::new(answer.clone()))))
-            }
-            _ => Err(Refusal {
-                error: ApiError::new(
-                    Code::Clone,
-                    format!("{name} came with generation {generation} of its identity; generation {current} is in use"),
-                )
-                .with_hint(
-                    "two machines hold this node's identity; it was cut off, make a new one with `herdsman scale`",
-                ),
-                incident: Some("clone"),
-            }),
-        }
-    }
-
     /// Whether a certificate is revoked.
     ///
     /// # Errors
@@ -376,7 +209,7 @@ impl Registry {
         self.nodes.get(node).map_or_else(Vec::new, |n| {
             n.serials
                 .iter()
-                .cloned()
+                .map(|(serial, _)| serial.clone())
                 .chain(n.expected.iter().map(|e| e.serial.clone()))
                 .collect()
         })
@@ -404,32 +237,35 @@ impl Registry {
 
     /// Addresses of all members.
     #[must_use]
-    pub fn members(&self) -> Vec<IpAddr> {
-        let mut all: Vec<IpAddr> = self
-            .nodes
-            .values()
-            .filter(|n| n.is_member())
-            .filter_map(|n| n.address)
-            .collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+    pub fn members(&self) -> BTreeSet<IpAddr> {
+        let members = self.nodes.values().filter(|n| n.is_member());
+        members.filter_map(|n| n.address).collect()
+    }
+
+    /// A node showed the certificate of this generation, so its answer arrived: it
+    /// is never asked for again by the one who got it, and needs no memory.
+    pub fn has_arrived(&mut self, node: &NodeName, generation: u64) {
+        let issued = self.nodes.get_mut(node).and_then(|n| n.issued.as_mut());
+        if let Some(answer) = issued.filter(|a| a.generation == generation) {
+            answer.agent_chain = String::new();
+            answer.dask_chain = String::new();
+        }
     }
 
     /// One node.
     #[must_use]
     pub fn node(&self, name: &NodeName) -> Option<&Node> {
-        self.nodes.get(name)
+        self.nodes.get(name).map(Box::as_ref)
     }
 
     /// One node, for what is not journalled: reports and presence.
     pub fn node_mut(&mut self, name: &NodeName) -> Option<&mut Node> {
-        self.nodes.get_mut(name)
+        self.nodes.get_mut(name).map(Box::as_mut)
     }
 
     /// All nodes by name.
     pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &Node)> {
-        self.nodes.iter()
+        self.nodes.iter().map(|(name, node)| (name, &**node))
     }
 
     /// The node that a Dask worker's name belongs to: itself, or `NODE-3` of a
@@ -464,7 +300,7 @@ impl Registry {
         let old = |n: &&Node| n.state == NodeState::Lost && now.since(n.since) > limits::NODE_GONE;
         self.nodes
             .iter()
-            .filter(|(_, n)| old(n))
+            .filter(|(_, n)| old(&&***n))
             .map(|(name, _)| name.clone())
             .collect()
     }
@@ -484,11 +320,6 @@ pub fn state_of(report: &NodeReport, registered: bool, before: NodeState) -> Nod
     } else {
         NodeState::Starting
     }
-}
-
-/// A v4 address that came mapped into v6 is the v4 address.
-fn canonical(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
 }
 
 #[cfg(test)]

@@ -1,3 +1,6 @@
+use herdsman_wire::Kind;
+
+use super::super::decisions::{Decision, Refusal};
 use super::*;
 use herdsman_wire::spec::ClusterSpec;
 use herdsman_wire::{ClusterId, Identity};
@@ -174,10 +177,11 @@ fn renewal_counts_generations_and_sees_clones() {
         refused(r.decide_renew(&agent("w0", "a2", 2), ip(8), "k3")).0,
         Code::EnrolAddress
     );
-    // Revocation covers both generations and the bootstrap.
+    // Revocation covers the bootstrap and every generation that has not expired.
+    give(&mut r, "w0", "k3", 3, ["a3", "d3"]);
     let mut serials = r.serials_of(&name("w0"));
     serials.sort();
-    assert_eq!(serials, ["a1", "a2", "d1", "d2", "s0"]);
+    assert_eq!(serials, ["a1", "a2", "a3", "d1", "d2", "d3", "s0"]);
     let e = Entry::Revoked {
         node: Some(name("w0")),
         serials,
@@ -186,7 +190,7 @@ fn renewal_counts_generations_and_sees_clones() {
     };
     r.apply(&e, NOW);
     assert_eq!(
-        refused(r.decide_renew(&agent("w0", "a2", 2), ip(2), "k3")).0,
+        refused(r.decide_renew(&agent("w0", "a3", 3), ip(2), "k4")).0,
         Code::Revoked
     );
     assert_eq!(
@@ -194,7 +198,7 @@ fn renewal_counts_generations_and_sees_clones() {
         Code::Revoked
     );
     assert!(r.members().is_empty());
-    assert_eq!(r.crl_entries().len(), 5);
+    assert_eq!(r.crl_entries().len(), 7);
 }
 
 #[test]
@@ -225,4 +229,33 @@ fn silence_then_loss_then_back() {
         r.gone(later.plus(limits::NODE_GONE).plus(limits::NODE_SILENT)),
         [name("w0")]
     );
+}
+
+#[test]
+fn a_newer_invitation_takes_the_place_of_an_older_one() {
+    let mut r = Registry::default();
+    expect(&mut r, "w0", "old", Some(ip(2)));
+    expect(&mut r, "w0", "new", Some(ip(2)));
+    let e = |serial| refused(r.decide_enrol(&boot("w0", serial), ip(2), "k", NOW)).0;
+    assert_eq!(e("old"), Code::EnrolUnexpected);
+    assert!(r.decide_enrol(&boot("w0", "new"), ip(2), "k", NOW).is_ok());
+    if let Some(n) = r.node_mut(&name("w0")) {
+        n.role = Role::Scheduler;
+    }
+    let e = |serial| refused(r.decide_enrol(&boot("w0", serial), ip(2), "k", NOW)).0;
+    assert_eq!(e("new"), Code::EnrolUnexpected);
+}
+
+#[test]
+fn an_answer_that_arrived_is_not_given_again() {
+    let mut r = Registry::default();
+    expect(&mut r, "w0", "s0", Some(ip(2)));
+    enrol(&mut r, "w0", "s0", "k1", ip(2));
+    give(&mut r, "w0", "k2", 2, ["a2", "d2"]);
+    let again = |r: &Registry| r.decide_renew(&agent("w0", "a1", 1), ip(2), "k2");
+    r.has_arrived(&name("w0"), 1);
+    assert!(matches!(again(&r), Ok((_, 2, Decision::Again(_)))));
+    r.has_arrived(&name("w0"), 2);
+    assert_eq!(refused(again(&r)), (Code::Clone, Some("clone")));
+    assert!(r.decide_renew(&agent("w0", "a2", 2), ip(2), "k3").is_ok());
 }

@@ -6,29 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use herdsman_wire::session::{Command, StreamRequest};
+use herdsman_wire::session::Command;
 use herdsman_wire::{ApiError, Code, Kind, NodeName, Timestamp, api, limits, session, version};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use hyper::header::CONTENT_TYPE;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, copy_bidirectional};
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 
 use super::authority::{Caller, Route};
 use super::core::Hub;
+use super::reply::{Answer, Body, body, json, json_body, plain};
 use super::server::{Peer, Stage};
-use super::streams::CONNECT_BACK;
-
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-type Answer = Result<Response<Body>, ApiError>;
-
-/// Header in which an upgrade request carries its JSON, since it has no body.
-pub const REQUEST_HEADER: &str = "herdsman-request";
+use super::upgrade::{node_stream, tunnel, upgrade};
 
 /// Answers a request; never fails, an error becomes an answer too.
 pub async fn answer(stage: &Arc<Stage>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
@@ -130,15 +121,16 @@ async fn installed(
         Route::Beat => {
             let node = node.ok_or_else(no_node)?;
             let (hub, peer) = (hub.clone(), peer.clone());
-            upgrade(request, session::UPGRADE, move |io| {
+            upgrade(request, &peer.clone(), session::UPGRADE, move |io| {
                 super::session::run(hub, node, peer, io)
             })
         }
         Route::Serve => {
             let node = node.ok_or_else(no_node)?;
             let waiting = hub.streams.claim(tail, &node)?;
-            upgrade(request, "herdsman-stream", move |io| async move {
-                let _ = waiting.send(io);
+            let theirs = peer.clone();
+            upgrade(request, peer, "herdsman-stream", move |io| async move {
+                let _ = waiting.send((io, theirs));
             })
         }
         Route::Expect => {
@@ -273,173 +265,4 @@ async fn blob(hub: &Hub, name: &str) -> Answer {
         hyper::header::HeaderValue::from_static("application/octet-stream"),
     );
     Ok(response)
-}
-
-async fn node_stream(hub: &Arc<Hub>, peer: &Peer, name: &NodeName, request: Request<Incoming>) -> Answer {
-    let wanted = request
-        .headers()
-        .get(REQUEST_HEADER)
-        .ok_or_else(|| ApiError::new(Code::Malformed, format!("header `{REQUEST_HEADER}` is missing")))?;
-    let wanted: StreamRequest = serde_json::from_slice(wanted.as_bytes())
-        .map_err(|e| ApiError::new(Code::Malformed, format!("header `{REQUEST_HEADER}`: {e}")))?;
-    if let StreamRequest::Exec { argv } = &wanted {
-        let detail = serde_json::json!({"node": name, "program": argv.first()});
-        hub.audit.note("exec", &peer.cert.identity.to_string(), detail);
-    }
-    let cut = peer.cut.clone();
-    if *name == hub.own {
-        let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let gone = |_| ApiError::new(Code::Unreachable, format!("{name} does not serve streams"));
-        hub.link.own_streams.send((wanted, theirs)).await.map_err(gone)?;
-        return upgrade(request, "herdsman-stream", move |io| join(io, ours, cut));
-    }
-    let (token, connected) = hub.streams.expect(name)?;
-    let order = Command::Stream { token, stream: wanted };
-    if !hub.send(name, session::Down::Command { id: 0, command: order }) {
-        let known = hub.status().nodes.iter().any(|n| n.name == *name);
-        return Err(if known {
-            ApiError::new(Code::Unreachable, format!("{name} is not connected to the hub"))
-        } else {
-            ApiError::new(Code::NotFound, format!("no node {name} in this cluster"))
-        });
-    }
-    let Ok(Ok(node)) = tokio::time::timeout(CONNECT_BACK, connected).await else {
-        return Err(ApiError::new(
-            Code::Deadline,
-            format!("{name} did not connect back for the stream"),
-        ));
-    };
-    upgrade(request, "herdsman-stream", move |io| join(io, node, cut))
-}
-
-async fn tunnel(hub: &Hub, peer: &Peer, target: &str, request: Request<Incoming>) -> Answer {
-    let spec = hub.spec();
-    let address = match target {
-        "scheduler" => hub.scheduler,
-        "dashboard" => std::net::SocketAddr::new(
-            crate::dask::dashboard_address(hub.scheduler.ip()),
-            spec.dask.dashboard_port,
-        ),
-        _ => {
-            return Err(ApiError::new(
-                Code::NotFound,
-                "tunnels lead to `scheduler` or `dashboard`, nowhere else",
-            ));
-        }
-    };
-    let connect = tokio::time::timeout(Duration::from_secs(5), tokio::net::TcpStream::connect(address));
-    let tcp = match connect.await {
-        Ok(Ok(tcp)) => tcp,
-        Ok(Err(e)) => {
-            return Err(ApiError::new(
-                Code::Unreachable,
-                format!("Dask's {target} does not answer: {e}"),
-            ));
-        }
-        Err(_) => {
-            return Err(ApiError::new(
-                Code::Unreachable,
-                format!("Dask's {target} does not answer in time"),
-            ));
-        }
-    };
-    let _ = tcp.set_nodelay(true);
-    let cut = peer.cut.clone();
-    upgrade(request, "herdsman-tunnel", move |io| join(io, tcp, cut))
-}
-
-async fn join<A, B>(mut a: A, mut b: B, cut: tokio_util::sync::CancellationToken)
-where
-    A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    tokio::select! {
-        _ = copy_bidirectional(&mut a, &mut b) => {}
-        () = cut.cancelled() => {}
-    }
-}
-
-/// Switches protocols and hands the connection to `then`.
-fn upgrade<F>(
-    mut request: Request<Incoming>,
-    protocol: &'static str,
-    then: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
-) -> Answer
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let asked = request
-        .headers()
-        .get(UPGRADE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    if asked != protocol {
-        return Err(ApiError::new(
-            Code::Malformed,
-            format!("this needs `Upgrade: {protocol}`"),
-        ));
-    }
-    let upgraded = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        match upgraded.await {
-            Ok(io) => then(TokioIo::new(io)).await,
-            Err(e) => tracing::debug!("upgrade: {e}"),
-        }
-    });
-    Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(CONNECTION, "upgrade")
-        .header(UPGRADE, protocol)
-        .body(empty())
-        .map_err(|e| ApiError::new(Code::Internal, e.to_string()))
-}
-
-async fn body<T: DeserializeOwned>(request: Request<Incoming>, limit: usize) -> Result<T, ApiError> {
-    let read = Limited::new(request.into_body(), limit).collect();
-    let bytes = match tokio::time::timeout(limits::HANDSHAKE, read).await {
-        Ok(Ok(all)) => all.to_bytes(),
-        Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
-            return Err(ApiError::new(
-                Code::TooLarge,
-                format!("the body has more than {limit} bytes"),
-            ));
-        }
-        Ok(Err(e)) => return Err(ApiError::new(Code::Malformed, format!("the body broke off: {e}"))),
-        Err(_) => {
-            return Err(ApiError::new(
-                Code::Deadline,
-                format!("the body did not arrive within {} s", limits::HANDSHAKE.as_secs()),
-            ));
-        }
-    };
-    serde_json::from_slice(&bytes).map_err(|e| ApiError::new(Code::Malformed, e.to_string()))
-}
-
-fn empty() -> Body {
-    full(Bytes::new())
-}
-
-fn full(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
-}
-
-fn plain(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Body> {
-    let mut response = Response::new(full(bytes));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    response
-}
-
-fn json_body<T: Serialize>(status: StatusCode, value: &T) -> Response<Body> {
-    plain(
-        status,
-        "application/json",
-        serde_json::to_vec(value).unwrap_or_default().into(),
-    )
-}
-
-fn json<T: Serialize>(value: &T) -> Answer {
-    Ok(json_body(StatusCode::OK, value))
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Admission;
 use super::core::Hub;
-use super::live::Live;
+use super::live::{Entry, Live};
 use super::routes;
 
 /// An installation that the launcher asks for: what, our address as it reached
@@ -49,8 +49,20 @@ pub struct Peer {
     pub from: IpAddr,
     /// Our address as it reached us.
     pub to: IpAddr,
-    /// Cancelled when it has to be cut off.
-    pub cut: CancellationToken,
+    /// Its place among the live connections, kept by whatever the connection
+    /// becomes: a session, a tunnel.
+    pub place: Arc<Entry>,
+}
+
+impl Peer {
+    /// Ends when the peer has to be cut off: revoked, or its certificate is over.
+    pub async fn over(&self) {
+        let life = self.cert.not_after.since(Timestamp::now());
+        tokio::select! {
+            () = self.place.cut.cancelled() => {}
+            () = tokio::time::sleep(life) => {}
+        }
+    }
 }
 
 /// Serves until `stop` is cancelled. An accept that fails is tried again: running
@@ -122,17 +134,11 @@ async fn connection(
             return;
         }
     };
-    let entry = stage.live.enter(&cert.serial);
-    let life = cert.not_after.since(Timestamp::now());
-    let peer = Peer {
-        cert,
-        from,
-        to,
-        cut: entry.cut.clone(),
-    };
-    let cut = entry.cut.clone();
+    let place = Arc::new(stage.live.enter(&cert.serial));
+    let peer = Peer { cert, from, to, place };
+    let caller = peer.clone();
     let service = service_fn(move |request| {
-        let (stage, peer) = (stage.clone(), peer.clone());
+        let (stage, peer) = (stage.clone(), caller.clone());
         async move { Ok::<_, std::convert::Infallible>(routes::answer(&stage, &peer, request).await) }
     });
     let http = http1::Builder::new()
@@ -145,7 +151,6 @@ async fn connection(
     tokio::select! {
         // Errors here are the peer's way of going; requests log their own.
         _ = http => {}
-        () = cut.cancelled() => {}
-        () = tokio::time::sleep(life) => {}
+        () = peer.over() => {}
     }
 }

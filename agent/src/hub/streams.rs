@@ -11,11 +11,13 @@ use hyper_util::rt::TokioIo;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::oneshot;
 
+use super::server::Peer;
+
 /// How long a node may take to connect back.
 pub const CONNECT_BACK: Duration = Duration::from_secs(15);
 
-/// An upgraded connection.
-pub type Io = TokioIo<Upgraded>;
+/// An upgraded connection, and whose it is.
+pub type Io = (TokioIo<Upgraded>, Peer);
 
 /// Streams that wait for their node.
 #[derive(Debug, Default)]

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod name;
 pub mod pki;
 pub mod report;
+pub mod reserved;
 pub mod secret;
 pub mod session;
 pub mod spec;

@@ -31,6 +31,8 @@ pub const LOG_LINE: usize = 8 * 1024;
 
 /// TLS handshake and request head together.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A large body of an operator's may take this long: laptops have slow uplinks.
+pub const OPERATOR_BODY_WITHIN: Duration = Duration::from_secs(60);
 /// TLS handshakes in flight at once; more wait in the kernel's backlog.
 pub const HANDSHAKES_IN_FLIGHT: usize = 64;
 /// Connections from one address that may be unauthenticated at once.

@@ -51,6 +51,15 @@ pub enum Down {
     },
     /// Addresses of all members, complete.
     Members(Vec<IpAddr>),
+    /// Members that came and went since the message before.
+    MembersChanged {
+        /// New ones.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        joined: Vec<IpAddr>,
+        /// Those that are none any more.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<IpAddr>,
+    },
     /// The worker's names appeared at the scheduler or went.
     Registered(bool),
     /// Something to do.

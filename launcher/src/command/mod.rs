@@ -14,6 +14,7 @@ mod exec;
 mod extend;
 mod logs;
 mod ls;
+mod own;
 mod packages;
 mod pkg;
 mod remove;

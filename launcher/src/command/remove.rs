@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use herdsman_wire::api::{Done, Nodes};
 
-use super::cli::RemoveArgs;
+use serde_json::json;
+
+use super::cli::{Output, RemoveArgs};
 use super::context::Session;
 use crate::ui::Error;
 
@@ -31,6 +33,10 @@ pub(super) async fn run(session: &Session, args: &RemoveArgs) -> Result<(), Erro
         .with_hint(format!("herdsman down {}      deletes the whole cluster", args.name)));
     }
     let _: Done = access.link.post("/v1/remove", &request, WITHIN).await?;
-    session.printer.note(&format!("{} nodes deleted", gone.len()));
+    let printer = &session.printer;
+    if printer.output() == Output::Json {
+        return printer.json(&json!({"name": args.name, "removed": args.nodes, "deleted": gone.len()}));
+    }
+    printer.note(&format!("{} nodes deleted", gone.len()));
     Ok(())
 }

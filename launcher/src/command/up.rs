@@ -1,22 +1,24 @@
 //! `herdsman up`.
 
+use herdsman_wire::reserved::{check_args, check_variable};
 use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, f64Eq};
-use herdsman_wire::{Code, Timestamp};
+use herdsman_wire::{Code, Role};
 use serde_json::json;
 
 use super::cli::{Output, UpArgs};
 use super::context::Session;
+use super::own;
 use super::packages::{self, Chosen};
 use super::signals::interruptible;
 use crate::cluster::{self, Context, Outcome, Wanted};
 use crate::config::{OwnCertificates, ProviderName, Settings, Wait};
-use crate::pki;
 use crate::ui::{Error, Exit, Progress, iso, seconds};
 
 pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     let loaded = session.load(args)?;
     let settings = &loaded.settings;
-    let security = security(session, settings)?;
+    // First what is told at once: the environment may take minutes.
+    let dask = dask(session, settings)?;
     if args.plan {
         return plan(session, &loaded.entries, settings).await;
     }
@@ -34,7 +36,7 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     }
     let started = std::time::Instant::now();
     let chosen = interruptible(packages::choose(session, settings, &ctx)).await?;
-    let wanted = wanted(session, settings, security, chosen)?;
+    let wanted = wanted(session, settings, dask, chosen)?;
     let existed = matches!(ctx.store.load(&wanted.name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
     let progress = Progress::new(printer);
     let see = |step: &cluster::Step| progress.see(step);
@@ -75,7 +77,7 @@ async fn clean_up(ctx: &Context, wanted: &Wanted, existed: bool, mut e: Error) -
     e
 }
 
-fn wanted(session: &Session, settings: &Settings, security: DaskSecurity, chosen: Chosen) -> Result<Wanted, Error> {
+fn wanted(session: &Session, settings: &Settings, dask: DaskSpec, chosen: Chosen) -> Result<Wanted, Error> {
     let workers = settings.workers.min();
     Ok(Wanted {
         name: settings.name.clone(),
@@ -85,7 +87,7 @@ fn wanted(session: &Session, settings: &Settings, security: DaskSecurity, chosen
             other => Some(other.workers(workers)),
         },
         spec: ClusterSpec {
-            dask: dask(settings, security),
+            dask,
             limits: EndSpec {
                 idle_seconds: settings.idle.map(|d| d.as_secs()),
                 no_client_seconds: settings.no_client.map(|d| d.as_secs()),
@@ -109,12 +111,18 @@ fn lives(session: &Session) -> Result<herdsman_wire::spec::Lives, Error> {
     )
 }
 
-fn dask(settings: &Settings, security: DaskSecurity) -> DaskSpec {
+fn dask(session: &Session, settings: &Settings) -> Result<DaskSpec, Error> {
     let memory = settings
         .memory
         .map(|bytes| (bytes / u64::from(settings.workers_per_node)).to_string());
-    DaskSpec {
-        security,
+    // The agents check these too, but there are none to be made in vain.
+    check_args(Role::Scheduler, &settings.scheduler_options)?;
+    check_args(Role::Worker, &settings.worker_options)?;
+    for (name, value) in &settings.variables {
+        check_variable(name, value.reveal())?;
+    }
+    Ok(DaskSpec {
+        security: security(session, settings)?,
         workers_per_node: settings.workers_per_node,
         threads: settings.threads.or_else(|| local_share(settings)),
         memory_limit: memory,
@@ -124,7 +132,7 @@ fn dask(settings: &Settings, security: DaskSecurity) -> DaskSpec {
         worker_args: settings.worker_options.clone(),
         variables: settings.variables.clone(),
         ..DaskSpec::default()
-    }
+    })
 }
 
 /// Nodes of this machine share its processors, as those of a cloud do not.
@@ -138,36 +146,18 @@ fn local_share(settings: &Settings) -> Option<u16> {
     Some(u16::try_from(share.max(1)).unwrap_or(u16::MAX))
 }
 
-/// Reads the user's own certificates; what a node would refuse is refused now.
 fn security(session: &Session, settings: &Settings) -> Result<DaskSecurity, Error> {
-    if settings.insecure {
-        return Ok(DaskSecurity::None);
+    match &settings.own {
+        _ if settings.insecure => Ok(DaskSecurity::None),
+        None => Ok(DaskSecurity::Cluster),
+        Some(files) => own::security(files, settings.lifetime, &|text| session.printer.warn(text)),
     }
-    let Some(own) = &settings.own else {
-        return Ok(DaskSecurity::Cluster);
-    };
-    let mut files = pki::own::Reader::new(&own.ca, Timestamp::now(), settings.lifetime)?;
-    let scheduler = files.pair("scheduler", &own.scheduler.0, &own.scheduler.1)?;
-    let worker = files.pair("worker", &own.worker.0, &own.worker.1)?;
-    // The client's stay here; they are read so that nothing is made in vain.
-    files.pair("client", &own.client.0, &own.client.1)?;
-    for warning in &files.warnings {
-        session.printer.warn(warning);
-    }
-    Ok(DaskSecurity::Own {
-        ca: files.ca().to_owned(),
-        scheduler,
-        worker,
-    })
 }
 
 async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Settings) -> Result<u8, Error> {
     let ctx = session.context(settings)?;
     let machines = ctx.provider.list(Some(&settings.name)).await?;
-    let have = machines
-        .iter()
-        .filter(|m| m.role == herdsman_wire::Role::Worker)
-        .count();
+    let have = machines.iter().filter(|m| m.role == Role::Worker).count();
     let exists = !machines.is_empty();
     let same = exists && have == settings.workers.min() as usize;
     let printer = &session.printer;

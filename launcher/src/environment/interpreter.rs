@@ -193,7 +193,8 @@ fn named(cwd: &Path, env: &Variables, text: &str) -> Result<PathBuf, Error> {
         why: if bare {
             "no such file, and nothing of that name on $PATH".to_owned()
         } else {
-            "no such file".to_owned()
+            // It may be there and not to be seen by this user.
+            fs_err::metadata(cwd.join(&expanded)).map_or_else(|e| e.kind().to_string(), |_| "it is no file".to_owned())
         },
     })
 }

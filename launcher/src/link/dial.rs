@@ -10,11 +10,14 @@ use std::task::{Context, Poll};
 use herdsman_wire::{ApiError, Code, limits, tls};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+/// Bytes read ahead of TLS.
+const AHEAD: usize = 64 * 1024;
 
 /// How the hub is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +40,8 @@ impl fmt::Display for Reach {
 /// What carries TLS.
 #[derive(Debug)]
 pub(super) enum Carrier {
-    /// A socket.
-    Tcp(TcpStream),
+    /// A socket, read ahead of TLS, which asks for 4 KiB at a time.
+    Tcp(BufReader<TcpStream>),
     /// A program; it ends when this is dropped.
     Program {
         /// The program.
@@ -75,7 +78,7 @@ impl Reach {
             Self::Direct(address) => {
                 let tcp = TcpStream::connect(address).await?;
                 tcp.set_nodelay(true)?;
-                Ok(Carrier::Tcp(tcp))
+                Ok(Carrier::Tcp(BufReader::with_capacity(AHEAD, tcp)))
             }
             Self::Proxy(argv) => {
                 let none = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "the proxy command is empty");

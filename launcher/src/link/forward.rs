@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 
 use super::{Link, Stream};
 
+/// Bytes taken at once in each direction.
+const COPY: usize = 128 * 1024;
 /// Connections at once; more wait in the kernel's backlog.
 const CONNECTIONS: usize = 256;
 /// Pause after a failed accept, which is out of descriptors most likely.
@@ -104,7 +106,10 @@ async fn join<S: Io>(mut outer: TcpStream, tunnel: impl Future<Output = Result<S
         }
     };
     // Hands an end of stream on and goes on with the other direction.
-    if tokio::io::copy_bidirectional(&mut outer, &mut inner).await.is_err() {
+    if tokio::io::copy_bidirectional_with_sizes(&mut outer, &mut inner, COPY, COPY)
+        .await
+        .is_err()
+    {
         let _ = outer.set_zero_linger();
     }
 }

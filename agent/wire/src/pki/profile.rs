@@ -6,7 +6,12 @@ use rcgen::{
     KeyUsagePurpose, NameConstraints, RevokedCertParams, SanType, SerialNumber,
 };
 use ring::rand::{SecureRandom, SystemRandom};
+use rustls_pki_types::CertificateSigningRequestDer;
+use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY};
+use x509_parser::prelude::FromDer;
 
 use crate::identity::{Identity, Kind};
 use crate::limits;
@@ -304,10 +309,20 @@ fn finish(
     Ok(Chain { certificate, serial })
 }
 
-fn read_csr(pem: &str) -> Result<CertificateSigningRequestParams, PkiError> {
-    let request = CertificateSigningRequestParams::from_pem(pem).map_err(|e| PkiError::Request(e.to_string()))?;
+pub(super) fn read_csr(pem: &str) -> Result<CertificateSigningRequestParams, PkiError> {
+    let bad = |why: &str| PkiError::Request(why.to_owned());
+    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|_| bad("is no PEM"))?;
+    let (_, read) = X509CertificationRequest::from_der(&der).map_err(|_| bad("does not parse"))?;
+    // rcgen goes by the signature's algorithm, which says nothing of the curve.
+    let key = &read.certification_request_info.subject_pki;
+    let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+    let is_point = matches!(key.subject_public_key.data.as_ref(), [4, point @ ..] if point.len() == 64);
+    if key.algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY || curve != Some(OID_EC_P256) || !is_point {
+        return Err(bad("its key is not ECDSA P-256"));
+    }
+    let request = CertificateSigningRequestParams::from_der(&der).map_err(|e| bad(&e.to_string()))?;
     if request.public_key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
-        return Err(PkiError::Request("its key is not ECDSA P-256".into()));
+        return Err(bad("it is not signed with SHA-256"));
     }
     Ok(request)
 }

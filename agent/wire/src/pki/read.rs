@@ -95,23 +95,25 @@ pub fn facts_of_pem(pem: &str) -> Result<CertificateFacts, PkiError> {
 pub fn pem_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
-        .map_err(|e| PkiError::Read(format!("not PEM: {e}")))?;
+        // Without the parser's words, which quote the text: it may be a key.
+        .map_err(|_| PkiError::Read("the text is no PEM".into()))?;
     if chain.is_empty() {
         return Err(PkiError::Read("there is none in the text".into()));
     }
     Ok(chain)
 }
 
-/// SHA-256 of a request's public key (SPKI), hex. The request's signature is
-/// not checked here.
+/// SHA-256 of a request's public key (SPKI), hex.
 ///
 /// # Errors
-/// When the request does not parse.
+/// [`PkiError::Request`] when the request does not parse, its signature is
+/// wrong or its key is no P-256 key; so whatever has a hash can be signed.
 pub fn public_key_hash(csr: &str) -> Result<String, PkiError> {
     use rustls_pki_types::CertificateSigningRequestDer;
     use x509_parser::certification_request::X509CertificationRequest;
+    super::profile::read_csr(csr)?;
     let der = CertificateSigningRequestDer::from_pem_slice(csr.as_bytes())
-        .map_err(|e| PkiError::Request(format!("not PEM: {e}")))?;
+        .map_err(|_| PkiError::Request("is no PEM".into()))?;
     let (_, request) =
         X509CertificationRequest::from_der(&der).map_err(|_| PkiError::Request("does not parse".into()))?;
     Ok(sha256(request.certification_request_info.subject_pki.raw))

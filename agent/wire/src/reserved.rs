@@ -2,7 +2,7 @@
 //! the firewall, the certificates or the supervisor count on it. Refused with
 //! a name instead of silently losing to ours, or winning over them.
 
-use herdsman_wire::{ApiError, Code, Role};
+use crate::{ApiError, Code, Role};
 
 /// An option of Dask's command line that is not the user's.
 struct Reserved {
@@ -18,7 +18,11 @@ const TLS: &str = "herdsman gives Dask its certificates; own ones are set by the
 const ADDRESS: &str = "addresses and ports are fixed, as the firewall and the certificates know them";
 const DASHBOARD: &str = "the dashboard is reached through herdsman only";
 const PROCESS: &str = "herdsman supervises the process itself";
-const SETTING: &str = "it has a setting of its own";
+const THREADS: &str = "use --threads";
+const MEMORY: &str = "use --memory";
+const PROCESSES: &str = "use --workers-per-node";
+const RESOURCES: &str = "use the setting workers.resources of herdsman.toml";
+const CLASS: &str = "use --worker-class";
 
 const BOTH: &[Reserved] = &[
     r("--tls-ca-file", TLS),
@@ -53,11 +57,11 @@ const WORKER: &[Reserved] = &[
     r("--contact-address", ADDRESS),
     r("--scheduler-sni", TLS),
     r("--name", "a worker is named after its node"),
-    r("--nthreads", SETTING),
-    r("--nworkers", SETTING),
-    r("--memory-limit", SETTING),
-    r("--resources", SETTING),
-    r("--worker-class", SETTING),
+    r("--nthreads", THREADS),
+    r("--nworkers", PROCESSES),
+    r("--memory-limit", MEMORY),
+    r("--resources", RESOURCES),
+    r("--worker-class", CLASS),
 ];
 
 /// Checks a user's further arguments for Dask's command line.

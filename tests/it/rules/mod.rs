@@ -1,0 +1,6 @@
+//! What a user may rely on: own certificates, orderly ends, commands that meet.
+
+mod commands;
+mod ends;
+mod own;
+mod user;
