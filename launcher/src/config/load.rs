@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use herdsman_wire::Code;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, nearest};
 use super::file::File;
 use super::layer::{self, Layer, Source};
 use super::merge::{Entries, merge};
-use super::parse::{self, PYPROJECT};
+use super::origin::Origin;
+use super::parse::{self, PYPROJECT, Parsed};
 use super::settings::Settings;
 use super::vars::{self, Env};
 use crate::command::cli::{Global, UpArgs};
@@ -38,38 +39,35 @@ pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loade
     let mut files = Vec::new();
     if let Some(named) = &up.file {
         let path = cwd.join(named);
-        layers.push(project(&path)?.ok_or_else(|| missing(&path))?);
+        layers.push(project(&path)?.ok_or_else(|| {
+            ConfigError::new("there is no [tool.herdsman] in this file")
+                .code(Code::NotFound)
+                .file(&path, None)
+        })?);
         files.push(path);
     }
     layers.extend(layer::of_env(env, cwd)?);
-    if up.file.is_none() {
-        for name in [PROJECT_FILE, PYPROJECT] {
-            let path = cwd.join(name);
-            if path.is_file()
-                && let Some(found) = project(&path)?
-            {
-                layers.push(found);
-                files.push(path);
-                break;
-            }
-        }
+    if up.file.is_none()
+        && let Some((path, found)) = in_force(cwd)?
+    {
+        layers.push(found);
+        files.push(path);
     }
     let user_path = config_path(global, env);
     let named = global.config.is_some() || env.get(vars::CONFIG).is_some();
     if let Some(path) = user_path {
-        let wanted = layers.iter().find_map(|l| l.file.profile.clone());
-        match user(&path, wanted.as_deref())? {
+        let wanted = layers
+            .iter()
+            .find_map(|l| Some((l.file.profile.clone()?, l.origin("profile"))));
+        match user(&path, wanted.clone())? {
             Some(found) => {
                 layers.extend(found);
                 files.push(path);
             }
             None if named => return Err(missing(&path)),
             None => {
-                if let Some(profile) = wanted {
-                    return Err(ConfigError::new(format!(
-                        "there is no profile {profile:?}: {} does not exist",
-                        path.display()
-                    )));
+                if let Some((name, origin)) = wanted {
+                    return Err(no_profile(&name, origin, &[], &path));
                 }
             }
         }
@@ -157,47 +155,90 @@ fn project(path: &Path) -> Result<Option<Layer>, ConfigError> {
     }))
 }
 
+/// The project's file that is in force in a folder, with what it says.
+fn in_force(folder: &Path) -> Result<Option<(PathBuf, Layer)>, ConfigError> {
+    for path in candidates(folder) {
+        if let Some(found) = project(&path)? {
+            return Ok(Some((path, found)));
+        }
+    }
+    Ok(None)
+}
+
+/// The project's file that is in force in a folder, good or not.
+#[must_use]
+pub fn find_project(folder: &Path) -> Option<PathBuf> {
+    candidates(folder).into_iter().find(|p| !matches!(project(p), Ok(None)))
+}
+
+/// Files that may be the project's, the nearest first. Folders above are looked
+/// at only inside of a repository: a file that somebody left in `/tmp` is
+/// nobody's project.
+fn candidates(folder: &Path) -> Vec<PathBuf> {
+    let top = folder.ancestors().find(|d| d.join(".git").exists()).unwrap_or(folder);
+    folder
+        .ancestors()
+        .take_while(|d| d.starts_with(top))
+        .flat_map(|d| [d.join(PROJECT_FILE), d.join(PYPROJECT)])
+        .filter(|p| p.is_file())
+        .collect()
+}
+
 /// A profile, then the defaults of the user's settings; `None` without a file.
-fn user(path: &Path, profile: Option<&str>) -> Result<Option<Vec<Layer>>, ConfigError> {
+fn user(path: &Path, wanted: Option<(String, Origin)>) -> Result<Option<Vec<Layer>>, ConfigError> {
     if !path.is_file() {
         return Ok(None);
     }
-    let parsed = parse::user(&read(path)?, path)?;
+    let Parsed { value, lines } = parse::user(&read(path)?, path)?;
     let base = base_of(path);
+    let own = value.default_profile.clone().map(|name| {
+        let origin = Origin::User {
+            path: path.to_owned(),
+            line: lines.get("default_profile").copied(),
+        };
+        (name, origin)
+    });
     let mut layers = Vec::new();
-    if let Some(name) = profile.or(parsed.value.default_profile.as_deref()) {
-        let Some(file) = parsed.value.profiles.get(name) else {
-            let known: Vec<&str> = parsed.value.profiles.keys().map(String::as_str).collect();
-            let hint = if known.is_empty() {
-                "the file has no profiles".to_owned()
-            } else {
-                format!("profiles there: {}", known.join(", "))
-            };
-            return Err(ConfigError::new(format!("there is no profile {name:?}"))
-                .file(path, None)
-                .hint(hint));
+    if let Some((name, origin)) = wanted.or(own) {
+        let Some(file) = value.profiles.get(&name) else {
+            let known: Vec<&str> = value.profiles.keys().map(String::as_str).collect();
+            return Err(no_profile(&name, origin, &known, path));
         };
         layers.push(Layer {
             file: file.clone(),
             base: base.clone(),
             source: Source::Profile {
-                name: name.to_owned(),
+                name,
                 path: path.to_owned(),
-                lines: parsed.lines.clone(),
+                lines: lines.clone(),
             },
         });
     }
-    let defaults = File {
-        provider: parsed.value.defaults.provider.or(parsed.value.default_provider),
-        ..parsed.value.defaults
-    };
     layers.push(Layer {
-        file: defaults,
+        file: File {
+            provider: value.defaults.provider.or(value.default_provider),
+            profile: value.defaults.profile.clone().or(value.default_profile),
+            ..value.defaults
+        },
         base,
         source: Source::User {
             path: path.to_owned(),
-            lines: parsed.lines,
+            lines,
         },
     });
     Ok(Some(layers))
+}
+
+fn no_profile(name: &str, origin: Origin, known: &[&str], path: &Path) -> ConfigError {
+    let like = nearest(name, known.iter().copied()).map_or_else(String::new, |k| format!(" (did you mean {k:?}?)"));
+    let hint = if known.is_empty() {
+        format!("profiles are tables like [profiles.{name}] in {}", path.display())
+    } else {
+        format!("profiles in {}: {}", path.display(), known.join(", "))
+    };
+    ConfigError::new(format!("there is no profile {name:?}{like}"))
+        .code(Code::NotFound)
+        .key("profile")
+        .at(origin)
+        .hint(hint)
 }

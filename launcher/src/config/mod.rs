@@ -3,8 +3,9 @@
 //! is the only one that leaves this folder.
 //!
 //! Sources, the strongest first: flags, a file named by `-f`, environment
-//! variables, `herdsman.toml` (or `pyproject.toml`) of the working folder, a
-//! profile of the user's settings, the user's defaults, built-in defaults.
+//! variables, `herdsman.toml` (or `pyproject.toml`) of the working folder or,
+//! inside of a repository, of a folder above, a profile of the user's settings,
+//! the user's defaults, built-in defaults.
 
 pub mod choice;
 pub mod defaults;
@@ -15,6 +16,7 @@ mod key;
 mod layer;
 mod load;
 mod merge;
+mod name;
 pub mod origin;
 pub mod pair;
 pub mod parse;
@@ -29,7 +31,7 @@ pub use choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Spot, WO
 
 pub use error::{ConfigError, Problem};
 pub use file::{File, UserFile};
-pub use load::{Loaded, config_path, load, state_dir};
+pub use load::{Loaded, config_path, find_project, load, state_dir};
 pub use merge::{Entries, Entry};
 pub use origin::{Origin, Sourced};
 pub use pair::{SecretName, Tag, Variable};
@@ -38,3 +40,6 @@ pub use settings::{OwnCertificates, Settings};
 pub use user_file::set as set_user_default;
 pub use value::{Limit, Period, Size, Threads};
 pub use vars::Env;
+
+#[cfg(test)]
+mod tests;

@@ -12,9 +12,9 @@ use super::error::ConfigError;
 use super::merge::Merged;
 use super::origin::Sourced;
 use super::pair::check_tag;
-use super::security;
 use super::value::{Limit, Threads};
 use super::vars::Env;
+use super::{name, security};
 
 /// The user's own certificates for Dask's traffic, as files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Settings {
     /// Checks merged values against each other.
     pub(super) fn check(m: Merged, env: &Env) -> Result<Self, ConfigError> {
         let named = m.name.value != defaults::NAME;
-        let name = name(&m.name, env)?;
+        let name = name::fill(&m.name.value, env, &m.name.base).map_err(|e| e.key("name").at(m.name.origin.clone()))?;
         if let Some(max) = &m.max_workers
             && m.count.value.max() > max.value
         {
@@ -160,7 +160,7 @@ impl Settings {
             worker_options: m.worker_options.into_iter().map(|o| o.value).collect(),
             scheduler_options: m.scheduler_options.into_iter().map(|o| o.value).collect(),
             env: env_source,
-            python: m.python.map(|p| p.base.join(&p.value)),
+            python: m.python.as_ref().map(python),
             include: paths(m.include),
             ignore: m.ignore.map(|s| s.value).unwrap_or_default(),
             indexes: m.indexes.map(|s| s.value).unwrap_or_default(),
@@ -183,40 +183,14 @@ fn fault<T>(value: &Sourced<T>, key: &str, message: String) -> ConfigError {
     ConfigError::new(message).key(key).at(value.origin.clone())
 }
 
-/// Fills `{user}` and `{branch}` in, and checks the name.
-fn name(given: &Sourced<String>, env: &Env) -> Result<ClusterName, ConfigError> {
-    let mut text = given.value.clone();
-    let fits = |s: &str| -> String {
-        let clean: String = s
-            .to_ascii_lowercase()
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
-        clean.trim_matches('-').chars().take(24).collect()
-    };
-    if text.contains("{user}") {
-        let user = env.user().map(fits).filter(|u| !u.is_empty());
-        text = match user {
-            Some(user) => text.replace("{user}", &user),
-            None if given.value == defaults::NAME => defaults::NAME_WITHOUT_USER.to_owned(),
-            None => return Err(fault(given, "name", "{user} is not known: USER is not set".into())),
-        };
+/// A path from where it was written; a bare word that is no file there is a
+/// program to be found, like `python3.12`.
+fn python(python: &Sourced<PathBuf>) -> PathBuf {
+    let full = python.base.join(&python.value);
+    if python.value.components().count() == 1 && !full.exists() {
+        return python.value.clone();
     }
-    if text.contains("{branch}") {
-        let branch = branch(&given.base).map(|b| fits(&b)).filter(|b| !b.is_empty());
-        let branch = branch.ok_or_else(|| fault(given, "name", "{branch} is not known: no Git branch here".into()))?;
-        text = text.replace("{branch}", &branch);
-    }
-    text.parse()
-        .map_err(|e: herdsman_wire::name::NameError| fault(given, "name", e.to_string()))
-}
-
-/// The Git branch of a folder, from `.git/HEAD` here or above.
-fn branch(folder: &std::path::Path) -> Option<String> {
-    let head = folder
-        .ancestors()
-        .find_map(|d| std::fs::read_to_string(d.join(".git/HEAD")).ok())?;
-    Some(head.trim().strip_prefix("ref: refs/heads/")?.to_owned())
+    full
 }
 
 fn source(m: &Merged) -> Result<EnvSource, ConfigError> {
