@@ -1,6 +1,5 @@
 //! `herdsman up`.
 
-use herdsman_wire::reserved::{check_args, check_variable};
 use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, f64Eq};
 use herdsman_wire::{Code, Role};
 use serde_json::json;
@@ -115,12 +114,6 @@ fn dask(session: &Session, settings: &Settings) -> Result<DaskSpec, Error> {
     let memory = settings
         .memory
         .map(|bytes| (bytes / u64::from(settings.workers_per_node)).to_string());
-    // The agents check these too, but there are none to be made in vain.
-    check_args(Role::Scheduler, &settings.scheduler_options)?;
-    check_args(Role::Worker, &settings.worker_options)?;
-    for (name, value) in &settings.variables {
-        check_variable(name, value.reveal())?;
-    }
     Ok(DaskSpec {
         security: security(session, settings)?,
         workers_per_node: settings.workers_per_node,

@@ -72,15 +72,27 @@ pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loade
             }
         }
     }
+    layers.iter().try_for_each(one_group)?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (merged, entries) = merge(&layers, cpus);
-    let settings = Settings::check(merged, env)?;
+    let (settings, mut warnings) = Settings::check(merged, env)?;
+    warnings.extend(layer::strays(env));
     Ok(Loaded {
         settings,
         entries,
         files,
-        warnings: layer::strays(env),
+        warnings,
     })
+}
+
+/// A second group would be left out without a word.
+fn one_group(layer: &Layer) -> Result<(), ConfigError> {
+    if layer.file.workers.as_ref().is_none_or(|groups| groups.len() < 2) {
+        return Ok(());
+    }
+    Err(ConfigError::new("one group of workers is supported so far")
+        .key("workers")
+        .at(layer.origin("workers[1]")))
 }
 
 /// The user's settings file.

@@ -147,7 +147,6 @@ pub(crate) struct Merged {
     pub(crate) table: toml::Table,
 }
 
-#[expect(dead_code, reason = "some keys are read by providers that are not here yet")]
 #[derive(Debug)]
 pub(crate) struct MergedMachine {
     pub(crate) cpu: Option<Sourced<u32>>,

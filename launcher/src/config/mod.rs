@@ -7,6 +7,7 @@
 //! inside of a repository, of a folder above, a profile of the user's settings,
 //! the user's defaults, built-in defaults.
 
+mod check;
 pub mod choice;
 pub mod defaults;
 mod edit;

@@ -125,3 +125,46 @@ impl FromStr for SecretName {
         Ok(Self(text.into()))
     }
 }
+
+/// Checks the name and amount of an abstract resource.
+pub(crate) fn check_resource(name: &str, amount: f64) -> Result<(), ValueError> {
+    let fail = |why: &str| Err(ValueError::new("resource", &format!("{name}={amount}"), why));
+    // Dask's own command line separates resources by spaces and commas.
+    let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '=' | ',');
+    if name.is_empty() || name.contains(odd) {
+        return fail("the name is one word without = and ,");
+    }
+    if !amount.is_finite() || amount < 0.0 {
+        return fail("the amount must be 0 or more");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_checked() {
+        assert_eq!("team=geo".parse::<Tag>().unwrap().value, "geo");
+        for bad in ["herdsman-owner=me", "a b=c", "team", "=x", "api-token=abc"] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad}");
+        }
+        assert!(check_resource("GPU", 1.0).is_ok());
+        for (name, amount) in [("GPU", -1.0), ("GPU", f64::NAN), ("a b", 1.0), ("", 1.0), ("a,b", 1.0)] {
+            assert!(check_resource(name, amount).is_err(), "{name}={amount}");
+        }
+    }
+
+    #[test]
+    fn an_error_never_shows_the_secret() {
+        let e = "DB_PASSWORD=hunter2".parse::<Variable>().unwrap_err().to_string();
+        assert!(e.contains("--secret DB_PASSWORD") && !e.contains("hunter2"), "{e}");
+        let e = "DB_PASSWORD=hunter2".parse::<SecretName>().unwrap_err().to_string();
+        assert!(e.contains("only the name") && !e.contains("hunter2"), "{e}");
+        let e = "hunter2!".parse::<SecretName>().unwrap_err().to_string();
+        assert!(!e.contains("hunter2"), "{e}");
+        let e = "api-token=hunter2".parse::<Tag>().unwrap_err().to_string();
+        assert!(!e.contains("hunter2"), "{e}");
+    }
+}

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use herdsman_wire::{ClusterName, Code, Secret};
 
+use super::check::{self, fault};
 use super::choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
 use super::defaults;
 use super::error::ConfigError;
 use super::merge::Merged;
-use super::origin::Sourced;
-use super::pair::check_tag;
+use super::origin::{Origin, Sourced};
 use super::value::{Limit, Threads};
 use super::vars::Env;
 use super::{name, security};
@@ -93,44 +93,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks merged values against each other.
-    pub(super) fn check(m: Merged, env: &Env) -> Result<Self, ConfigError> {
+    /// Checks merged values against each other. The texts are warnings.
+    pub(super) fn check(m: Merged, env: &Env) -> Result<(Self, Vec<String>), ConfigError> {
         let named = m.name.value != defaults::NAME;
         let name = name::fill(&m.name.value, env, &m.name.base).map_err(|e| e.key("name").at(m.name.origin.clone()))?;
-        if let Some(max) = &m.max_workers
-            && m.count.value.max() > max.value
-        {
-            return Err(fault(
-                &m.count,
-                "workers.count",
-                format!(
-                    "{} workers are more than the most allowed, {} (limits.max_workers, {})",
-                    m.count.value, max.value, max.origin
-                ),
-            ));
-        }
-        let per_node = m.per_node.value.get();
-        if per_node > herdsman_wire::limits::MAX_WORKERS_PER_NODE {
-            return Err(fault(
-                &m.per_node,
-                "workers.workers_per_vm",
-                format!("at most {} on a node", herdsman_wire::limits::MAX_WORKERS_PER_NODE),
-            ));
-        }
-        for (key, value) in &m.tags {
-            check_tag(key, &value.value).map_err(|e| fault(value, &format!("tags.{key}"), e.to_string()))?;
-        }
-        let resources = m
-            .resources
-            .iter()
-            .map(|(k, v)| {
-                if v.value.is_finite() && v.value >= 0.0 {
-                    Ok((k.clone(), v.value))
-                } else {
-                    Err(fault(v, &format!("workers.resources.{k}"), "must be 0 or more".into()))
-                }
-            })
-            .collect::<Result<_, _>>()?;
+        let warnings = check::check(&m)?;
+        let resources = m.resources.iter().map(|(k, v)| (k.clone(), v.value)).collect();
         let own = security::check(&m.insecure, &m.tls)?;
         let variables = variables(&m, env)?;
         let env_source = source(&m)?;
@@ -141,7 +109,7 @@ impl Settings {
         let paths = |list: Option<Sourced<Vec<PathBuf>>>| {
             list.map_or_else(Vec::new, |s| s.value.iter().map(|p| s.base.join(p)).collect())
         };
-        Ok(Self {
+        let settings = Self {
             name,
             named,
             provider: m.provider.value,
@@ -152,7 +120,7 @@ impl Settings {
             idle: span(m.idle.value),
             no_client: span(m.no_client.value),
             lifetime: span(m.lifetime.value),
-            workers_per_node: per_node,
+            workers_per_node: m.per_node.value.get(),
             threads,
             memory: m.worker.memory.map(|s| s.value.bytes()),
             resources,
@@ -171,16 +139,13 @@ impl Settings {
             allow: m.allow.value,
             tags: m.tags.into_iter().map(|(k, v)| (k, v.value)).collect(),
             local_network: m.local_network.value,
-        })
+        };
+        Ok((settings, warnings))
     }
 }
 
 fn span(limit: Limit) -> Option<Duration> {
     limit.seconds().map(Duration::from_secs)
-}
-
-fn fault<T>(value: &Sourced<T>, key: &str, message: String) -> ConfigError {
-    ConfigError::new(message).key(key).at(value.origin.clone())
 }
 
 /// A path from where it was written; a bare word that is no file there is a
@@ -195,10 +160,13 @@ fn python(python: &Sourced<PathBuf>) -> PathBuf {
 
 fn source(m: &Merged) -> Result<EnvSource, ConfigError> {
     match (&m.mode.value, &m.lock) {
+        // The file alone says enough.
+        (_, Some(lock)) if m.mode.origin == Origin::BuiltIn => Ok(EnvSource::Lock(lock.base.join(&lock.value))),
         (EnvMode::Source(EnvSource::Lock(file)), _) => Ok(EnvSource::Lock(m.mode.base.join(file))),
         (EnvMode::Source(source), _) => Ok(source.clone()),
         (EnvMode::Lock, Some(lock)) => Ok(EnvSource::Lock(lock.base.join(&lock.value))),
-        (EnvMode::Lock, None) => Err(fault(&m.mode, "env.mode", "`lock` needs env.lock = \"FILE\"".into())),
+        (EnvMode::Lock, None) => Err(fault(&m.mode, "env.mode", "mode lock needs the lock file".into())
+            .hint("write env.lock = \"uv.lock\", or mode = \"lock:uv.lock\"")),
     }
 }
 

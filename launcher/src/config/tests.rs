@@ -140,6 +140,106 @@ fn tables_are_merged_and_lists_add_up() {
 }
 
 #[test]
+fn errors_name_file_line_and_key() {
+    let cases = [
+        (
+            "[scheduler]\n\nmemmory = \"8GiB\"",
+            "herdsman.toml:3: unknown key \"memmory\" (did you mean \"memory\"?)",
+        ),
+        (
+            "[limits]\nidle = 20",
+            "herdsman.toml:2: limits.idle: wrong type: integer",
+        ),
+        ("[limits]\nidle = \"20\"", "no unit"),
+        ("name = \"Demo\"", "herdsman.toml:1: cluster name `Demo`"),
+        ("version = 2\nnew = 1", "reads version 1"),
+        (
+            "[[workers]]\ncount = 8\n[limits]\nmax_workers = 4",
+            "8 workers are more than the most allowed, 4",
+        ),
+        ("[[workers]]\n[[workers]]\n", "herdsman.toml:2: one group of workers"),
+        ("[workers]\ncount = 4", "[[workers]] with two brackets"),
+        (
+            "[[workers]]\nworkers_per_node = 60",
+            "herdsman.toml:2: workers.workers_per_vm: at most",
+        ),
+        ("[limits]\nlifetime = \"60d\"", "720h"),
+        ("[place]\nallow = [\"none\", \"me\"]", "none stands alone"),
+        ("[env]\nmode = \"lock\"", "needs the lock file"),
+        ("[env]\nindexes = [\"index.example\"]", "no address of a package index"),
+        ("[env]\nsecrets = [\"A\"]\nvariables = { A = \"1\" }", "both a variable"),
+        (
+            "[[workers]]\noptions = [\"--nthreads=4\"]",
+            "argument `--nthreads` for Dask's worker is not allowed",
+        ),
+        ("[[workers]]\noptions = [\"--preload x.py\"]", "two arguments in one"),
+        ("[[workers]]\nclass = \"a b\"", "no class of Python"),
+        ("[security]\ninsecure = true\ntls_cert = \"x\"", "exclude each other"),
+        ("[security]\ntls_cert = \"x\"", "tls_ca_file"),
+        ("[scheduler]\ncpu = 0", "at least one processor"),
+        ("[limits]\nmax_cost = -1.0", "more than nothing"),
+        ("[place]\nallow = []", "lets nobody in"),
+        ("[[workers]]\n[workers.resources]\n\"a b\" = 1", "one word"),
+        ("[env.variables]\nHERDSMAN_X = \"1\"", "herdsman sets it"),
+        ("[scheduler]\noptions = [\"--jupyter\"]", "a shell to everyone"),
+        ("profile = \"work\"", "herdsman.toml:1: there is no profile \"work\""),
+        ("x = [", "this is no TOML"),
+    ];
+    let mut wrong = Vec::new();
+    for (text, words) in cases {
+        let e = World::new().project(text).error();
+        if !(e.contains("herdsman.toml:") && e.contains(words)) {
+            wrong.push(format!("{text:?}: {e}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn secrets_are_refused_and_never_shown() {
+    let secret = "dop_v1_0123456789abcdef0123456789abcdef";
+    for text in [
+        format!("[digitalocean]\ntoken = \"{secret}\""),
+        format!("[env]\nsecrets = [\"{secret}\"]"),
+        format!("[env]\nvariables = {{ X = \"{secret}\" }}"),
+        format!("[env]\nindexes = [\"https://ann:{secret}@index.example/simple\"]"),
+        format!("[[workers]]\noptions = [\"--preload-argv={secret}\"]"),
+        format!("unknown = \"{secret}\""),
+        format!("name = \"{secret}\""),
+    ] {
+        let e = World::new().project(&text).load().unwrap_err();
+        assert!(e.to_string().contains("looks like"), "{e}");
+        assert!(!format!("{e} {e:?}").contains("0123456789abcdef"), "{e:?}");
+        assert!(!e.hint.is_empty(), "{e}");
+    }
+    let e = World::new().var("HERDSMAN_PYTHON", secret).load().unwrap_err();
+    assert!(!format!("{e:?}").contains("0123456789abcdef"), "{e:?}");
+    let w = World::new().up(|f| f.worker_option = vec![format!("--preload-argv={secret}")]);
+    let e = w.load().unwrap_err();
+    assert!(!format!("{e} {e:?}").contains("0123456789abcdef"), "{e:?}");
+}
+
+#[test]
+fn what_has_no_effect_is_said() {
+    let w = World::new().project("[place]\nregion = \"nbg1\"\n[scheduler]\ncpu = 2\n[limits]\nmax_cost = 5.0\n");
+    let warnings = w.load().unwrap().warnings;
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings[0].ends_with("work/herdsman.toml:2: place.region has no effect with provider local"));
+    let warned = |text: &str| World::new().project(text).load().unwrap().warnings.join("\n");
+    assert!(warned("[limits]\nstart_timeout = \"2h\"").contains("gives up after"));
+    assert!(warned("[[workers]]\nmemory = \"1GiB\"\nworkers_per_node = 8").contains("128 MiB for each"));
+    assert!(warned("[place]\nallow = [\"none\"]").contains("place.allow has no effect"));
+    assert!(warned("[env]\nsetup = [\"true\"]").contains("env.setup has no effect"));
+    assert_eq!(warned("[env]\nsetup = [\"true\"]\nmode = \"copy\""), "");
+}
+
+#[test]
+fn the_lock_file_alone_says_enough() {
+    let w = World::new().project("[env]\nlock = \"uv.lock\"\n");
+    assert_eq!(w.load().unwrap().settings.env, EnvSource::Lock(w.path("work/uv.lock")));
+}
+
+#[test]
 fn variables_of_both_kinds_are_read() {
     let w = World::new()
         .var("HERDSMAN_WORKERS", "2..8")
@@ -158,7 +258,7 @@ fn variables_of_both_kinds_are_read() {
     );
     assert_eq!(s.variables["OMP_NUM_THREADS"].reveal(), "1");
     assert!(
-        loaded.warnings[0].contains("did you mean HERDSMAN_IDLE"),
+        loaded.warnings[1].contains("did you mean HERDSMAN_IDLE"),
         "{:?}",
         loaded.warnings
     );
