@@ -213,7 +213,8 @@ fn without_effect(m: &Merged) -> Vec<String> {
             m.mode.value,
             EnvMode::Lock | EnvMode::Source(EnvSource::Copy | EnvSource::Lock(_))
         );
-        if !copied && !(m.mode.origin == Origin::BuiltIn && m.lock.is_some()) {
+        let by_file = m.mode.origin == Origin::BuiltIn && m.lock.is_some();
+        if !copied && !by_file {
             note! { "env.setup" => m.setup, "env.ignore" => m.ignore, "env.indexes" => m.indexes }
         }
     }
