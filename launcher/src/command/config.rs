@@ -26,7 +26,7 @@ pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Error> {
                     for (key, entry) in loaded.entries.iter() {
                         table.row([key.to_owned(), plain(&entry.value), entry.origin.to_string()]);
                     }
-                    printer.data(&table.text())
+                    printer.text(&table.text())
                 }
             }
         }
@@ -75,5 +75,5 @@ fn one(session: &Session, key: &str, entry: &Entry, why: bool) -> Result<(), Err
             text += &format!("  instead of {}  from {origin}\n", plain(value));
         }
     }
-    printer.data(&text)
+    printer.text(&text)
 }

@@ -13,7 +13,7 @@ use super::context::Session;
 use super::signals::interruptible;
 use crate::cluster::Access;
 use crate::link::SOON;
-use crate::ui::{Error, iso};
+use crate::ui::{Error, clean, iso};
 
 /// Without a new line for this long, what a node keeps has been read.
 const WHOLE: Duration = Duration::from_secs(20);
@@ -141,11 +141,12 @@ fn print(session: &Session, args: &LogsArgs, line: &LogLine) -> Result<(), Error
         LogSource::Dask => "dask",
         LogSource::Boot => "boot",
     };
-    // A terminal obeys control characters; what tasks print must not reach it.
-    let clean: String = line.text.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-    session
-        .printer
-        .data(&format!("{} {} {source}: {clean}\n", iso(line.t), line.node))
+    session.printer.text(&format!(
+        "{} {} {source}: {}\n",
+        iso(line.t),
+        line.node,
+        clean(&line.text)
+    ))
 }
 
 async fn boot(session: &Session, args: &LogsArgs) -> Result<(), Error> {
@@ -160,8 +161,8 @@ async fn boot(session: &Session, args: &LogsArgs) -> Result<(), Error> {
         any = true;
         let text = ctx.provider.console(machine).await?;
         for line in text.lines() {
-            let clean: String = line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-            session.printer.data(&format!("{} boot: {clean}\n", machine.node))?;
+            let line = clean(line);
+            session.printer.text(&format!("{} boot: {line}\n", machine.node))?;
         }
     }
     if any {

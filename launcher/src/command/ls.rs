@@ -74,7 +74,7 @@ pub(super) async fn run(session: &Session, args: &LsArgs) -> Result<(), Error> {
                     r.hint.map_or_else(String::new, |h| format!("← {h}")),
                 ]);
             }
-            printer.data(&table.text())
+            printer.text(&table.text())
         }
     }
 }

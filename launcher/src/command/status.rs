@@ -74,7 +74,7 @@ fn show(session: &Session, record: &Record, status: &ClusterStatus) -> Result<()
             "ca_fingerprint": format!("sha256:{}", record.fingerprint),
         }));
     }
-    printer.data(&text(record, status))
+    printer.text(&text(record, status))
 }
 
 fn text(record: &Record, status: &ClusterStatus) -> String {

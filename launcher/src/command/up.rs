@@ -177,7 +177,7 @@ async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Se
         let python = copy.as_ref().map(crate::environment::Copy::summary);
         text += &format!("  packages   {}\n", python.unwrap_or_else(|| settings.env.to_string()));
         text += &format!("  stops      {}\n", stops(settings));
-        printer.data(&text)?;
+        printer.text(&text)?;
     }
     Ok(if same { Exit::Done } else { Exit::Changes } as u8)
 }

@@ -11,6 +11,7 @@ use herdsman_wire::{NodeName, Timestamp};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::clean::{clean, clean_lines};
 use super::human;
 use super::printer::Printer;
 use crate::cluster::Step;
@@ -55,7 +56,7 @@ impl Line {
         if self.ready {
             text += "  ready";
         }
-        text
+        clean(&text).into_owned()
     }
 }
 
@@ -88,7 +89,7 @@ impl Progress {
         if self.printer.events() {
             self.printer.event(&json!({"t": iso(Timestamp::now()), "note": text}));
         } else if let Some(bars) = &self.bars {
-            let _ = bars.println(text);
+            let _ = bars.println(clean_lines(text));
         } else {
             self.printer.note(text);
         }
