@@ -94,10 +94,29 @@ impl Context {
     /// How a hub is reached.
     fn reach(&self, address: std::net::SocketAddr) -> Reach {
         match &self.proxy {
-            Some(argv) => Reach::Proxy(argv.clone()),
+            Some(argv) => Reach::Proxy(argv.iter().map(|a| filled(a, address)).collect()),
             None => Reach::Direct(address),
         }
     }
+}
+
+/// `%h`, `%p` and `%%` as in `ProxyCommand` of OpenSSH.
+fn filled(argument: &str, address: std::net::SocketAddr) -> String {
+    let mut out = String::with_capacity(argument.len());
+    let mut chars = argument.chars();
+    while let Some(c) = chars.next() {
+        match (c, chars.clone().next()) {
+            ('%', Some('h')) => out += &address.ip().to_string(),
+            ('%', Some('p')) => out += &address.port().to_string(),
+            ('%', Some('%')) => out.push('%'),
+            _ => {
+                out.push(c);
+                continue;
+            }
+        }
+        chars.next();
+    }
+    out
 }
 
 /// How many workers of a cluster are ready.
@@ -109,4 +128,23 @@ pub fn ready_workers(status: &ClusterStatus) -> u32 {
         .filter(|n| n.role == herdsman_wire::Role::Worker && n.state == NodeState::Ready)
         .count();
     u32::try_from(ready).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_filled_into_the_proxy_command() {
+        let address = "192.0.2.1:8785".parse().unwrap();
+        for (given, wanted) in [
+            ("%h:%p", "192.0.2.1:8785"),
+            ("100%%", "100%"),
+            ("%x %", "%x %"),
+            ("%%h", "%h"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(filled(given, address), wanted);
+        }
+    }
 }

@@ -18,7 +18,13 @@ use crate::ui::{Error, Table, age, bytes, iso, seconds};
 const NEWS: u64 = 20;
 
 pub(super) async fn run(session: &Session, args: &StatusArgs) -> Result<(), Error> {
-    if args.offline {
+    if session.offline() {
+        if args.watch {
+            return Err(Error::new(
+                Code::Usage,
+                "--watch needs the network, which --offline rules out",
+            ));
+        }
         return offline(session, args);
     }
     let (_, access) = session.open(args.name.as_ref()).await?;

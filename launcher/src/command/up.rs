@@ -13,6 +13,9 @@ use crate::cluster::{self, Context, Outcome, Wanted};
 use crate::config::{OwnCertificates, ProviderName, Settings, Wait};
 use crate::ui::{Error, Exit, Progress, iso, seconds};
 
+/// Part of `--timeout` that is kept for deleting what did not start.
+const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(20);
+
 pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     let loaded = session.load(args)?;
     let settings = &loaded.settings;
@@ -47,7 +50,7 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
             show(session, &ctx, settings, &outcome, started.elapsed())?;
             Ok(0)
         }
-        Err(e) if e.exit == Exit::Interrupted => Err(clean_up(&ctx, &wanted, existed, e).await),
+        Err(e) if e.exit.is_interrupted() => Err(clean_up(&ctx, &wanted, existed, e).await),
         Err(e) => Err(e),
     }
 }
@@ -96,7 +99,12 @@ fn wanted(session: &Session, settings: &Settings, dask: DaskSpec, chosen: Chosen
             lives: lives(session)?,
         },
         blobs: chosen.blobs,
-        start_timeout: settings.start_timeout,
+        // What is made is cleaned up before the command's own deadline cuts in.
+        start_timeout: session.global.timeout.map_or(settings.start_timeout, |t| {
+            settings
+                .start_timeout
+                .min(t.get().saturating_sub(CLEAN_UP).max(t.get() / 2))
+        }),
         keep_failed: settings.keep_failed,
         tags: settings.tags.clone().into_iter().collect(),
     })

@@ -111,6 +111,7 @@ pub fn config_path(global: &Global, env: &Env) -> Option<PathBuf> {
 /// When the user has no home folder.
 pub fn state_dir(env: &Env) -> Result<PathBuf, ConfigError> {
     env.get(vars::STATE_DIR)
+        .or_else(|| env.get(vars::STATE))
         .map(PathBuf::from)
         .or_else(|| Some(env.data_home()?.join("herdsman")))
         .ok_or_else(|| {

@@ -21,6 +21,7 @@ mod name;
 pub mod origin;
 pub mod pair;
 pub mod parse;
+mod proxy;
 pub mod secrets;
 mod security;
 mod settings;
@@ -32,11 +33,14 @@ pub use choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Spot, WO
 
 pub use error::{ConfigError, Problem};
 pub use file::{File, UserFile};
+#[cfg(test)]
+pub(crate) use layer::FLAGS;
 pub use load::{Loaded, config_path, find_project, load, state_dir};
 pub use merge::{Entries, Entry};
 pub use origin::{Origin, Sourced};
 pub use pair::{SecretName, Tag, Variable};
 pub use parse::{parse_file, parse_user_file};
+pub use proxy::ProxyCommand;
 pub use settings::{OwnCertificates, Settings};
 pub use user_file::set as set_user_default;
 pub use value::{Limit, Period, Size, Threads};

@@ -388,6 +388,10 @@ fn plain(message: &str) -> String {
         ("wrong type: sequence", "wrong type: list"),
         ("wrong type: map", "wrong type: table"),
         ("unknown variant", "unknown choice"),
+        (
+            "data did not match any variant of untagged enum Form",
+            "expected a text in quotes or a list of texts",
+        ),
     ] {
         text = text.replace(from, to);
     }

@@ -90,6 +90,8 @@ pub struct Settings {
     pub tags: BTreeMap<String, String>,
     /// How local nodes are joined.
     pub local_network: LocalNetwork,
+    /// Program that leads to the hub, and its arguments.
+    pub proxy_command: Option<Vec<String>>,
 }
 
 impl Settings {
@@ -139,6 +141,7 @@ impl Settings {
             allow: m.allow.value,
             tags: m.tags.into_iter().map(|(k, v)| (k, v.value)).collect(),
             local_network: m.local_network.value,
+            proxy_command: m.proxy_command.map(|c| c.value.argv().to_vec()),
         };
         Ok((settings, warnings))
     }

@@ -176,6 +176,7 @@ fn errors_name_file_line_and_key() {
         ("[[workers]]\nclass = \"a b\"", "no class of Python"),
         ("[security]\ninsecure = true\ntls_cert = \"x\"", "exclude each other"),
         ("[security]\ntls_cert = \"x\"", "tls_ca_file"),
+        ("[connect]\nproxy_command = 3", "expected a text in quotes or a list"),
         ("[scheduler]\ncpu = 0", "at least one processor"),
         ("[limits]\nmax_cost = -1.0", "more than nothing"),
         ("[place]\nallow = []", "lets nobody in"),
@@ -248,7 +249,8 @@ fn variables_of_both_kinds_are_read() {
         .var("DASK_HERDSMAN__IDLE_TIMEOUT", "30 minutes")
         .var("DASK_HERDSMAN__ENV__VARIABLES__OMP_NUM_THREADS", "1")
         .var("DASK_HERDSMAN__ASYNCHRONOUS", "true")
-        .var("HERDSMAN_IDEL", "1h");
+        .var("HERDSMAN_IDEL", "1h")
+        .var("HERDSMAN_PROXY_COMMAND", "ssh -W %h:%p bastion");
     let loaded = w.load().unwrap();
     let s = loaded.settings;
     assert_eq!((s.workers.max(), s.allow.len()), (8, 2));
@@ -257,6 +259,7 @@ fn variables_of_both_kinds_are_read() {
         (28_800, 1_800)
     );
     assert_eq!(s.variables["OMP_NUM_THREADS"].reveal(), "1");
+    assert_eq!(s.proxy_command.unwrap(), ["ssh", "-W", "%h:%p", "bastion"]);
     assert!(
         loaded.warnings[1].contains("did you mean HERDSMAN_IDLE"),
         "{:?}",
@@ -309,6 +312,17 @@ fn paths_start_where_they_were_written() {
     assert_eq!(python("python3.12").0, Path::new("python3.12"), "a program to be found");
     let (found, folder) = python("bin/python");
     assert_eq!(found, folder.join("bin/python"));
+}
+
+#[test]
+fn the_state_folder_has_two_names() {
+    let dir = |pairs: &[(&str, &str)]| state_dir(&pairs.iter().copied().collect()).unwrap();
+    assert_eq!(dir(&[("HOME", "/h")]), Path::new("/h/.local/share/herdsman"));
+    assert_eq!(dir(&[("HOME", "/h"), ("HERDSMAN_STATE", "/s")]), Path::new("/s"));
+    assert_eq!(
+        dir(&[("HERDSMAN_STATE_DIR", "/d"), ("HERDSMAN_STATE", "/s")]),
+        Path::new("/d")
+    );
 }
 
 #[test]

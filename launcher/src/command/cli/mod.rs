@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::Limit;
+use crate::config::{Limit, Period, ProxyCommand};
 
 pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
@@ -59,6 +59,15 @@ pub struct Global {
     /// Never ask; what needs an answer is an error that names the flag
     #[arg(long, global = true)]
     pub no_input: bool,
+    /// Give up after this long
+    #[arg(long, global = true, value_name = "10m")]
+    pub timeout: Option<Period>,
+    /// Only what this computer knows, without the network
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Program whose input and output lead to the hub, such as "ssh -W %h:%p bastion"
+    #[arg(long, global = true, value_name = "COMMAND")]
+    pub proxy_command: Option<ProxyCommand>,
     /// Colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
@@ -147,3 +156,6 @@ pub enum Verb {
 pub fn limit_seconds(limit: Limit) -> u64 {
     limit.seconds().map_or(0, |s| s.max(1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,9 +20,9 @@ pub struct DownArgs {
 /// Arguments of `ls`.
 #[derive(Clone, Debug, Args)]
 pub struct LsArgs {
-    /// Do not ask the clusters themselves, only who has machines
-    #[arg(long)]
-    pub offline: bool,
+    /// Show them again whenever they change
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 /// Arguments of `status`.
@@ -33,9 +33,6 @@ pub struct StatusArgs {
     /// Show it again whenever it changes
     #[arg(short, long)]
     pub watch: bool,
-    /// Only what this computer remembers, without the network
-    #[arg(long, conflicts_with = "watch")]
-    pub offline: bool,
 }
 
 /// Arguments of `scale`.
@@ -89,6 +86,12 @@ pub struct LogsArgs {
     /// At most so many of the newest lines of each node; 0 is all that is kept
     #[arg(short = 'n', long, value_name = "N", default_value_t = 200)]
     pub tail: u32,
+    /// Only the scheduler's node
+    #[arg(long, conflicts_with_all = ["node", "worker"])]
+    pub scheduler: bool,
+    /// Only workers' nodes
+    #[arg(long, conflicts_with = "node")]
+    pub worker: bool,
     /// Only Dask's own output
     #[arg(long)]
     pub dask: bool,
@@ -111,8 +114,11 @@ pub struct DashArgs {
     /// Local port; 0 is any
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub port: u16,
+    /// Open a browser even where none would be opened by itself
+    #[arg(long, overrides_with = "no_open")]
+    pub open: bool,
     /// Do not open a browser
-    #[arg(long)]
+    #[arg(long, overrides_with = "open")]
     pub no_open: bool,
 }
 
@@ -156,8 +162,8 @@ Examples:
   herdsman exec demo demo-w0 -- python -V        on a worker's, with its Python
   herdsman exec demo --all -- df -h /            on all of them")]
 pub struct ExecArgs {
-    /// Name of the cluster
-    pub name: ClusterName,
+    /// Name of the cluster [default: the only one]
+    pub name: Option<ClusterName>,
     /// The node [default: the scheduler's]
     pub node: Option<NodeName>,
     /// On every node, one after the other
