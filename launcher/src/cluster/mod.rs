@@ -14,12 +14,15 @@
 //! * `down` lists again after it deleted; it never says "deleted" of what is left.
 
 mod access;
+mod cause;
 mod create;
 mod down;
 mod environment;
+mod install;
 mod names;
 mod scale;
 mod up;
+mod verdict;
 mod watch;
 
 use std::time::Duration;
@@ -29,11 +32,12 @@ use herdsman_wire::spec::ClusterSpec;
 use herdsman_wire::{ClusterName, NodeName};
 
 pub use access::{Access, open, renew_when_due};
+pub use cause::tail_of;
 pub use down::{DownReport, down};
 pub use names::{scheduler_name, worker_name};
 pub use scale::{ScaleReport, Target, scale};
 pub use up::{Outcome, up};
-pub use watch::{Goal, tail_of};
+pub use watch::Goal;
 
 use crate::link::Reach;
 use crate::provider::{Provider, Tags};

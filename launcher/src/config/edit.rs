@@ -6,7 +6,7 @@
 //! back as it should.
 
 use super::key::written;
-use super::parse::{Place, places};
+use super::places::{Place, places};
 
 /// Texts in which the key has this value (as TOML), the best first. `tables`
 /// leads to the key, `last` is its own name. The first item of a list of tables

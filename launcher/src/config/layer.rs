@@ -9,7 +9,7 @@ use super::choice::EnvMode;
 use super::error::{ConfigError, nearest};
 use super::file::{File, Variables};
 use super::origin::Origin;
-use super::parse::Lines;
+use super::places::Lines;
 use super::vars::{self, Env};
 use super::{parse, secrets};
 

@@ -21,6 +21,7 @@ mod name;
 pub mod origin;
 pub mod pair;
 pub mod parse;
+mod places;
 mod proxy;
 pub mod secrets;
 mod security;
