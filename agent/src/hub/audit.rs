@@ -1,15 +1,18 @@
 //! The audit log: one JSON line a decision, each with the hash of the one
 //! before, so that a line cannot be changed or taken out unseen.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use herdsman_wire::{ApiError, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::files::io_error;
 
@@ -43,6 +46,46 @@ struct Inner {
     seq: u64,
     prev: String,
     failed: bool,
+    flood: Flood,
+}
+
+/// Refusals that are written down: of each caller in each minute, and of all. A
+/// caller with a valid certificate must not be able to fill the disk.
+const REFUSALS: u32 = 20;
+const REFUSALS_OF_ALL: u32 = 500;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Refusals of this minute.
+#[derive(Debug, Default)]
+struct Flood {
+    since: Option<Instant>,
+    by: HashMap<String, u32>,
+    written: u32,
+    left_out: u64,
+}
+
+impl Flood {
+    /// Whether one more is written down; gives the number that was left out in the
+    /// minute before, when it is over.
+    fn admit(&mut self, who: &str, now: Instant) -> (bool, u64) {
+        let mut before = 0;
+        if self.since.is_none_or(|s| now.duration_since(s) >= MINUTE) {
+            before = self.left_out;
+            *self = Self {
+                since: Some(now),
+                ..Self::default()
+            };
+        }
+        let of_one = self.by.get(who).copied().unwrap_or(0);
+        let is_admitted = of_one < REFUSALS && self.written < REFUSALS_OF_ALL;
+        if is_admitted {
+            self.by.insert(who.to_owned(), of_one + 1);
+            self.written += 1;
+        } else {
+            self.left_out += 1;
+        }
+        (is_admitted, before)
+    }
 }
 
 fn hash(line: &str) -> String {
@@ -84,8 +127,22 @@ impl Audit {
                 seq,
                 prev,
                 failed: false,
+                flood: Flood::default(),
             }),
         })
+    }
+
+    /// Adds a refusal, unless there are too many: those are only counted.
+    pub fn refusal(&self, event: &str, who: &str, detail: Value) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (is_admitted, left_out) = inner.flood.admit(who, Instant::now());
+        drop(inner);
+        if left_out > 0 {
+            self.note("refusals-left-out", "hub", serde_json::json!({"count": left_out}));
+        }
+        if is_admitted {
+            self.note(event, who, detail);
+        }
     }
 
     /// Adds a line. A full disk must not stop a cluster, so failure is logged
@@ -175,5 +232,24 @@ mod tests {
             .collect();
         assert_eq!(verify(&without), Err(2));
         assert!(a.read(80).unwrap().lines().count() <= 1);
+    }
+
+    #[test]
+    fn a_flood_of_refusals_is_counted_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = Audit::open(&dir.path().join("audit")).unwrap();
+        for n in 0..1000 {
+            audit.refusal("refuse", "a", Value::Null);
+            audit.refusal("refuse", &format!("b{n}"), Value::Null);
+        }
+        audit.note("revoke", "hub", Value::Null);
+        let text = audit.read(1 << 20).unwrap();
+        assert_eq!(verify(&text), Ok(u64::from(REFUSALS_OF_ALL) + 1));
+        assert_eq!(text.matches("\"who\":\"a\"").count(), REFUSALS as usize);
+        let mut flood = Flood::default();
+        let now = Instant::now();
+        let admitted = (0..REFUSALS + 7).filter(|_| flood.admit("a", now).0).count();
+        assert_eq!(admitted, REFUSALS as usize);
+        assert_eq!(flood.admit("a", now + MINUTE), (true, 7));
     }
 }

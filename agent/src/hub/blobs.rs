@@ -10,6 +10,9 @@ use tokio::io::AsyncWriteExt;
 
 use crate::files::{self, io_error};
 
+/// Longest pause within a blob.
+const STALL: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// The folder of blobs.
 #[derive(Clone, Debug)]
 pub struct Blobs {
@@ -75,7 +78,8 @@ impl Blobs {
                 .map_err(|e| io_error("write", &beside, &e))?;
             let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
             let mut total = 0_u64;
-            while let Some(frame) = body.frame().await {
+            let late = |_| ApiError::new(Code::Deadline, "the blob stopped coming");
+            while let Some(frame) = tokio::time::timeout(STALL, body.frame()).await.map_err(late)? {
                 let frame = frame.map_err(|e| ApiError::new(Code::Unreachable, format!("blob: {e}")))?;
                 let Ok(data) = frame.into_data() else { continue };
                 total += data.len() as u64;

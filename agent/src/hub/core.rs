@@ -301,7 +301,7 @@ impl Hub {
         let event = refusal.incident.unwrap_or("refuse");
         let error = refusal.error;
         if error.code != Code::TooEarly {
-            self.audit.note(
+            self.audit.refusal(
                 event,
                 who,
                 json!({"at": what, "from": from, "code": error.code, "why": error.message}),

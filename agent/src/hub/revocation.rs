@@ -67,27 +67,28 @@ impl Hub {
         Ok(())
     }
 
-    /// Takes trust away from a person.
+    /// Takes trust away from a person: certificates, live connections, tunnels, and
+    /// connections to Dask.
     ///
     /// # Errors
     /// When there is no such person or the journal cannot be written.
-    pub async fn revoke_person(&self, user: &str) -> Result<(), ApiError> {
+    pub async fn revoke_person(&self, who: &str, user: &str, why: &str) -> Result<(), ApiError> {
         let serials = self.registry().serials_of_person(user);
         if serials.is_empty() {
-            return Err(ApiError::new(
-                Code::NotFound,
-                format!("nobody called {user} has a certificate"),
-            ));
+            let text = format!("nobody called {user} has a certificate that is still good");
+            return Err(ApiError::new(Code::NotFound, text));
         }
         let entry = Entry::Revoked {
             node: None,
             serials: serials.clone(),
-            why: "person".into(),
+            why: why.to_owned(),
             at: Timestamp::now(),
         };
         self.remember(&[entry]).await?;
+        self.audit.note("revoke", who, json!({"user": user, "why": why}));
         self.issue_crl().await?;
-        self.live.cut(&serials);
+        let cut = self.live.cut(&serials);
+        tracing::warn!(user, cut, "revoked: {why}");
         Ok(())
     }
 

@@ -159,8 +159,13 @@ async fn installed(
             json(&api::Done {})
         }
         Route::Revoke => {
-            let ask: api::Nodes = body(request, limits::OPERATOR_BODY).await?;
-            hub.revoke(&ask.nodes, &ask.why).await?;
+            let ask: api::Revoke = body(request, limits::OPERATOR_BODY).await?;
+            if !ask.nodes.is_empty() {
+                hub.revoke(&ask.nodes, &ask.why).await?;
+            }
+            for user in &ask.users {
+                hub.revoke_person(&who, user, &ask.why).await?;
+            }
             json(&api::Done {})
         }
         Route::Limits => {

@@ -223,13 +223,27 @@ pub struct Retired {
     pub kept: Vec<(NodeName, String)>,
 }
 
-/// `POST /v1/remove` (nodes that are gone or were retired: forget them) and
-/// `POST /v1/revoke` (nodes that are not trusted any more: cut them off).
+/// `POST /v1/remove`: nodes that are gone or were retired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nodes {
     /// Which.
     pub nodes: Vec<NodeName>,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub why: String,
+}
+
+/// `POST /v1/revoke`: nodes and people that are not trusted any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoke {
+    /// Nodes.
+    #[serde(default)]
+    pub nodes: Vec<NodeName>,
+    /// People, by the name in their certificates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<String>,
     /// Why, for the audit log.
     #[serde(default)]
     pub why: String,

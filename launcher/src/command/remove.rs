@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use herdsman_wire::api::{Done, Nodes};
+use herdsman_wire::api::{Done, Nodes, Revoke};
 
 use serde_json::json;
 
@@ -16,11 +16,12 @@ const WITHIN: Duration = Duration::from_secs(30);
 pub(super) async fn run(session: &Session, args: &RemoveArgs) -> Result<(), Error> {
     let (ctx, access) = session.open(Some(&args.name)).await?;
     let _lock = ctx.store.lock(&args.name, "remove")?;
-    let request = Nodes {
+    let revoke = Revoke {
         nodes: args.nodes.clone(),
+        users: args.user.clone(),
         why: args.why.clone(),
     };
-    let _: Done = access.link.post("/v1/revoke", &request, WITHIN).await?;
+    let _: Done = access.link.post("/v1/revoke", &revoke, WITHIN).await?;
     session.printer.note("revoked and cut off");
     let machines = ctx.provider.list(Some(&args.name)).await?;
     let gone: Vec<_> = machines.into_iter().filter(|m| args.nodes.contains(&m.node)).collect();
@@ -32,11 +33,20 @@ pub(super) async fn run(session: &Session, args: &RemoveArgs) -> Result<(), Erro
         )
         .with_hint(format!("herdsman down {}      deletes the whole cluster", args.name)));
     }
-    let _: Done = access.link.post("/v1/remove", &request, WITHIN).await?;
+    if !args.nodes.is_empty() {
+        let forget = Nodes {
+            nodes: args.nodes.clone(),
+            why: args.why.clone(),
+        };
+        let _: Done = access.link.post("/v1/remove", &forget, WITHIN).await?;
+    }
     let printer = &session.printer;
     if printer.output() == Output::Json {
-        return printer.json(&json!({"name": args.name, "removed": args.nodes, "deleted": gone.len()}));
+        return printer
+            .json(&json!({"name": args.name, "removed": args.nodes, "users": args.user, "deleted": gone.len()}));
     }
-    printer.note(&format!("{} nodes deleted", gone.len()));
+    if !args.nodes.is_empty() {
+        printer.note(&format!("{} nodes deleted", gone.len()));
+    }
     Ok(())
 }

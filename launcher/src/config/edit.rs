@@ -19,7 +19,9 @@ pub(super) fn with(old: &str, tables: &[String], last: &str, value: &str, list: 
     } else {
         format!("{table}.{last}")
     };
-    if let Some(place) = places.iter().find(|p| p.path == path) {
+    // The one key with two names keeps the one that it has.
+    let second = path.replace("workers_per_vm", "workers_per_node");
+    if let Some(place) = places.iter().find(|p| p.path == path || p.path == second) {
         let mut new = old.to_owned();
         new.replace_range(place.value.clone(), value);
         return vec![new];

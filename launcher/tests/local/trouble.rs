@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use herdsman::provider::local::Network;
 use herdsman_wire::Code;
 
-use super::{Fixture, keeper_pid, keeper_state, kill, marked, namespaces, networks, processes, until};
+use super::{Fixture, has_ended, keeper_pid, keeper_state, kill, marked, namespaces, networks, processes, until};
 
 #[tokio::test]
 async fn what_does_not_end_is_killed() {
@@ -59,6 +59,7 @@ async fn a_dead_node_is_made_anew() {
         until("all are there", || marked(f.cluster.id.as_str()).len() >= 4).await;
         let old = keeper_pid(&f.folder("demo-s"));
         kill(old);
+        until("its keeper is dead", || has_ended(old)).await;
         f.up(&[("demo-s", "good")]).await.remove(0).unwrap();
         assert_ne!(keeper_pid(&f.folder("demo-s")), old);
         until("only the new ones", || marked(f.cluster.id.as_str()).len() == 2).await;

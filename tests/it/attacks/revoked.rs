@@ -7,8 +7,9 @@ use herdsman_agent::frame;
 use herdsman_agent::identity::NewKeys;
 use herdsman_tests::attack::{Caller, Hub, Member};
 use herdsman_tests::home::LONG;
+use herdsman_wire::api::{OperatorIssued, OperatorRequest};
 use herdsman_wire::session::{Down, UPGRADE};
-use herdsman_wire::{ApiError, Code, pki};
+use herdsman_wire::{ApiError, Code, limits, pki};
 use serde_json::json;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
@@ -289,5 +290,70 @@ async fn the_scheduler_is_not_revoked_from_its_own_cluster() -> Result<()> {
         let e = hub.ask(&hub.owner(), "POST", path, &body).await?.error()?;
         ensure!(e.code == Code::Conflict, "{path}: {e}");
     }
+    Ok(())
+}
+
+/// Somebody who left, or whose laptop was stolen: whatever the certificates opened
+/// closes, also what was open already.
+#[tokio::test]
+async fn a_revoked_person_loses_tunnels_too() -> Result<()> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let hub = Hub::start().await?;
+    let watcher = hub.member("demo-w0", 2).await?;
+    let mut watching = session(&hub, &watcher.agent()).await?;
+    next_crl(&mut watching).await?;
+    let keys = NewKeys::generate()?;
+    let (csr_operator, csr_client) = keys.requests()?;
+    let ask = OperatorRequest {
+        user: Some("eve".into()),
+        csr_operator,
+        csr_client,
+    };
+    let issued: OperatorIssued = hub.ask(&hub.owner(), "POST", "/v1/operator", &ask).await?.json()?;
+    let eve = Caller {
+        from: hub.node_address(200),
+        chain: issued.operator_chain.clone(),
+        key: keys.agent.clone(),
+    };
+    // Stands in for Dask's scheduler: says everything back.
+    let scheduler = tokio::net::TcpListener::bind((hub.address.ip(), limits::SCHEDULER_PORT)).await?;
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = scheduler.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = tcp.split();
+                tokio::io::copy(&mut from, &mut to).await
+            });
+        }
+    });
+    let mut tunnels = Vec::new();
+    for caller in [&eve, &hub.owner()] {
+        let mut tunnel = hub
+            .client(caller)?
+            .upgrade("/v1/tunnel/scheduler", "herdsman-tunnel")
+            .await?;
+        tunnel.write_all(b"a").await?;
+        tunnel.flush().await?;
+        ensure!(tunnel.read_u8().await? == b'a');
+        tunnels.push(tunnel);
+    }
+    let body = json!({"users": ["eve"], "why": "left"});
+    let answer = hub.ask(&hub.owner(), "POST", "/v1/revoke", &body).await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let end = tokio::time::timeout(CUT_WITHIN, tunnels[0].read_u8()).await;
+    ensure!(end.context("the tunnel lives on")?.is_err());
+    let e = hub.ask(&eve, "GET", "/v1/status", &0).await?.error()?;
+    ensure!(e.code == Code::Revoked, "{e}");
+    let crl = next_crl(&mut watching).await?;
+    for chain in [&issued.operator_chain, &issued.client_chain] {
+        ensure!(crl.serials.contains(&pki::facts_of_pem(chain)?.serial), "{crl:?}");
+    }
+    // The owner's own tunnel is not hers.
+    tunnels[1].write_all(b"b").await?;
+    tunnels[1].flush().await?;
+    ensure!(tunnels[1].read_u8().await? == b'b');
+    let again = hub
+        .ask(&hub.owner(), "POST", "/v1/revoke", &json!({"users": ["nobody"]}))
+        .await?;
+    ensure!(again.error()?.code == Code::NotFound);
     Ok(())
 }

@@ -180,8 +180,11 @@ pub struct RemoveArgs {
     /// Name of the cluster
     pub name: ClusterName,
     /// The nodes
-    #[arg(required = true)]
+    #[arg(required_unless_present = "user")]
     pub nodes: Vec<NodeName>,
+    /// A person whose certificates are not trusted any more (again for more)
+    #[arg(long, value_name = "NAME")]
+    pub user: Vec<String>,
     /// Why, for the audit log
     #[arg(long, value_name = "TEXT", default_value = "removed by its operator")]
     pub why: String,

@@ -138,3 +138,35 @@ fn a_file_that_is_refused_is_untouched() {
     set(&path, "limits.idle", "30m").unwrap_err();
     assert!(std::fs::read_to_string(&path).unwrap().contains("idel"));
 }
+
+#[test]
+fn what_people_wrote_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("herdsman/config.toml");
+    set(&path, "limits.idle", "30m").unwrap();
+    let text = "# mine\n\n[defaults.limits]\nlifetime = \"off\" # never\nidle = \"1200s\"  # two coffees\n\n\
+                # the usual size\n[[defaults.workers]]\ncount = \"4\"\nworkers_per_node = 2 # not vm\n";
+    std::fs::write(&path, text).unwrap();
+    for (key, value) in [
+        ("limits.idle", "1h"),
+        ("workers.threads", "2"),
+        ("workers.workers_per_vm", "3"),
+        ("tags.team", "a b"),
+    ] {
+        set(&path, key, value).unwrap();
+    }
+    let now = std::fs::read_to_string(&path).unwrap();
+    for line in [
+        "# mine",
+        "lifetime = \"off\" # never",
+        "idle = \"1h\"  # two coffees",
+        "# the usual size",
+        "count = \"4\"",
+        "workers_per_node = 3 # not vm",
+        "threads = 2",
+        "team = \"a b\"",
+    ] {
+        assert!(now.lines().any(|l| l == line), "{line}\n{now}");
+    }
+    assert!(now.starts_with("# mine\n"), "{now}");
+}
