@@ -14,12 +14,15 @@
 //! * `down` lists again after it deleted; it never says "deleted" of what is left.
 
 mod access;
+mod cause;
 mod create;
 mod down;
 mod environment;
+mod install;
 mod names;
 mod scale;
 mod up;
+mod verdict;
 mod watch;
 
 use std::time::Duration;
@@ -29,11 +32,12 @@ use herdsman_wire::spec::ClusterSpec;
 use herdsman_wire::{ClusterName, NodeName};
 
 pub use access::{Access, open, renew_when_due};
+pub use cause::tail_of;
 pub use down::{DownReport, down};
 pub use names::{scheduler_name, worker_name};
 pub use scale::{ScaleReport, Target, scale};
 pub use up::{Outcome, up};
-pub use watch::{Goal, tail_of};
+pub use watch::Goal;
 
 use crate::link::Reach;
 use crate::provider::{Provider, Tags};
@@ -94,10 +98,29 @@ impl Context {
     /// How a hub is reached.
     fn reach(&self, address: std::net::SocketAddr) -> Reach {
         match &self.proxy {
-            Some(argv) => Reach::Proxy(argv.clone()),
+            Some(argv) => Reach::Proxy(argv.iter().map(|a| filled(a, address)).collect()),
             None => Reach::Direct(address),
         }
     }
+}
+
+/// `%h`, `%p` and `%%` as in `ProxyCommand` of OpenSSH.
+fn filled(argument: &str, address: std::net::SocketAddr) -> String {
+    let mut out = String::with_capacity(argument.len());
+    let mut chars = argument.chars();
+    while let Some(c) = chars.next() {
+        match (c, chars.clone().next()) {
+            ('%', Some('h')) => out += &address.ip().to_string(),
+            ('%', Some('p')) => out += &address.port().to_string(),
+            ('%', Some('%')) => out.push('%'),
+            _ => {
+                out.push(c);
+                continue;
+            }
+        }
+        chars.next();
+    }
+    out
 }
 
 /// How many workers of a cluster are ready.
@@ -109,4 +132,23 @@ pub fn ready_workers(status: &ClusterStatus) -> u32 {
         .filter(|n| n.role == herdsman_wire::Role::Worker && n.state == NodeState::Ready)
         .count();
     u32::try_from(ready).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_filled_into_the_proxy_command() {
+        let address = "192.0.2.1:8785".parse().unwrap();
+        for (given, wanted) in [
+            ("%h:%p", "192.0.2.1:8785"),
+            ("100%%", "100%"),
+            ("%x %", "%x %"),
+            ("%%h", "%h"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(filled(given, address), wanted);
+        }
+    }
 }

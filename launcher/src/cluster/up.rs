@@ -227,7 +227,7 @@ async fn with_console(ctx: &Context, machines: &[Machine], mut e: ApiError) -> A
         return e;
     }
     if let Some(scheduler) = access::scheduler(machines) {
-        let lines = watch::console_tail(ctx, scheduler).await;
+        let lines = super::cause::console_tail(ctx, scheduler).await;
         if !lines.is_empty() {
             e.message += &format!("\n  last lines of {}'s console:", scheduler.node);
             for line in lines {

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::cli::{ConfigVerb, Output, UpArgs};
 use super::context::Session;
-use crate::config::{Entry, config_path, set_user_default, state_dir};
+use crate::config::{Entry, config_path, find_project, set_user_default, state_dir};
 use crate::ui::{Error, Table};
 
 pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Error> {
@@ -26,7 +26,7 @@ pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Error> {
                     for (key, entry) in loaded.entries.iter() {
                         table.row([key.to_owned(), plain(&entry.value), entry.origin.to_string()]);
                     }
-                    printer.data(&table.text())
+                    printer.text(&table.text())
                 }
             }
         }
@@ -40,11 +40,17 @@ pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Error> {
         ConfigVerb::Path => {
             let settings = config_path(&session.global, &session.env);
             let state = state_dir(&session.env)?;
+            let project = find_project(&session.cwd()?);
             if printer.output() == Output::Json {
-                return printer.json(&json!({"settings": settings, "state": state}));
+                return printer.json(&json!({"settings": settings, "project": project, "state": state}));
             }
-            let settings = settings.map_or_else(|| "none".into(), |p| p.display().to_string());
-            printer.data(&format!("settings  {settings}\nstate     {}\n", state.display()))
+            let shown = |p: Option<std::path::PathBuf>| p.map_or_else(|| "none".into(), |p| p.display().to_string());
+            printer.data(&format!(
+                "settings  {}\nproject   {}\nstate     {}\n",
+                shown(settings),
+                shown(project),
+                state.display()
+            ))
         }
     }
 }
@@ -69,5 +75,5 @@ fn one(session: &Session, key: &str, entry: &Entry, why: bool) -> Result<(), Err
             text += &format!("  instead of {}  from {origin}\n", plain(value));
         }
     }
-    printer.data(&text)
+    printer.text(&text)
 }

@@ -6,7 +6,7 @@ use super::cli::{ConnectArgs, Output};
 use super::context::Session;
 use super::signals::interruptible;
 use crate::link::forward;
-use crate::ui::{Error, Exit};
+use crate::ui::Error;
 
 pub(super) async fn run(session: &Session, args: &ConnectArgs) -> Result<(), Error> {
     let (_, access) = session.open(args.name.as_ref()).await?;
@@ -32,7 +32,7 @@ pub(super) async fn run(session: &Session, args: &ConnectArgs) -> Result<(), Err
         Ok(())
     };
     match interruptible(work).await {
-        Err(e) if e.exit == Exit::Interrupted => Ok(()),
+        Err(e) if e.exit.is_interrupted() => Ok(()),
         other => other,
     }
 }

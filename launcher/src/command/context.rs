@@ -24,6 +24,11 @@ impl Session {
         Self { global, env, printer }
     }
 
+    /// Whether the user wants no call over the network.
+    pub(super) fn offline(&self) -> bool {
+        self.global.offline || self.env.is_on(vars::OFFLINE)
+    }
+
     /// The working folder.
     pub(super) fn cwd(&self) -> Result<PathBuf, Error> {
         std::env::current_dir().map_err(|e| Error::new(Code::Disk, format!("no working folder: {e}")))
@@ -59,7 +64,7 @@ impl Session {
             provider,
             store,
             user: self.user(),
-            proxy: None,
+            proxy: settings.proxy_command.clone(),
         })
     }
 

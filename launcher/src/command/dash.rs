@@ -6,7 +6,7 @@ use super::cli::{DashArgs, Output};
 use super::context::Session;
 use super::signals::interruptible;
 use crate::link::{dash, forward};
-use crate::ui::{Error, Exit};
+use crate::ui::Error;
 
 pub(super) async fn run(session: &Session, args: &DashArgs) -> Result<(), Error> {
     let (_, access) = session.open(args.name.as_ref()).await?;
@@ -24,7 +24,7 @@ pub(super) async fn run(session: &Session, args: &DashArgs) -> Result<(), Error>
         session.printer.data(&format!("{url}\n"))?;
         session.printer.note("open until you press Ctrl-C");
     }
-    if !args.no_open && session.printer.live() {
+    if args.open || (!args.no_open && session.printer.live()) {
         open_browser(&url);
     }
     let link = access.link.clone();
@@ -38,7 +38,7 @@ pub(super) async fn run(session: &Session, args: &DashArgs) -> Result<(), Error>
             .map_err(|e| Error::new(Code::Port, format!("the local port: {e}")))
     };
     match interruptible(work).await {
-        Err(e) if e.exit == Exit::Interrupted => Ok(()),
+        Err(e) if e.exit.is_interrupted() => Ok(()),
         other => other,
     }
 }

@@ -72,9 +72,9 @@ pub(super) async fn run(session: &Session, args: &DoctorArgs) -> Result<u8, Erro
     } else {
         for f in &report.findings {
             let mark = if f.fine { "✓" } else { "✗" };
-            printer.data(&format!("{mark} {}\n", f.what))?;
+            printer.text(&format!("{mark} {}\n", f.what))?;
             for line in f.hint.iter().flat_map(|h| h.lines()) {
-                printer.data(&format!("  try: {line}\n"))?;
+                printer.text(&format!("  try: {line}\n"))?;
             }
         }
     }

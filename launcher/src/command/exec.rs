@@ -12,7 +12,7 @@ use super::cli::ExecArgs;
 use super::context::Session;
 use super::signals::interruptible;
 use crate::link::{Link, SOON, frame};
-use crate::ui::{Error, Exit};
+use crate::ui::Error;
 
 /// Exit code when the command never ran, as docker and ssh have it.
 const NOT_RUN: u8 = 125;
@@ -22,7 +22,7 @@ const CHUNK: usize = 32 * 1024;
 pub(super) async fn run(session: &Session, args: &ExecArgs) -> Result<u8, Error> {
     match interruptible(exec(session, args)).await {
         Ok(code) => Ok(code),
-        Err(e) if e.exit == Exit::Interrupted => Err(e),
+        Err(e) if e.exit.is_interrupted() => Err(e),
         Err(e) => {
             session.printer.error(&e);
             Ok(NOT_RUN)
@@ -31,7 +31,7 @@ pub(super) async fn run(session: &Session, args: &ExecArgs) -> Result<u8, Error>
 }
 
 async fn exec(session: &Session, args: &ExecArgs) -> Result<u8, Error> {
-    let (_, access) = session.open(Some(&args.name)).await?;
+    let (_, access) = session.open(args.name.as_ref()).await?;
     let nodes = nodes(&access.link, args).await?;
     let many = nodes.len() > 1;
     let mut worst = 0;

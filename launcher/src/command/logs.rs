@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use herdsman_wire::report::{ClusterStatus, LogLine, LogSource};
 use herdsman_wire::session::{LogQuery, StreamRequest};
-use herdsman_wire::{Code, NodeName, Timestamp};
+use herdsman_wire::{Code, NodeName, Role, Timestamp};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 
@@ -60,10 +60,14 @@ async fn nodes(access: &Access, args: &LogsArgs) -> Result<Vec<NodeName>, Error>
         return Ok(vec![node.clone()]);
     }
     let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
+    let wanted = |role| match role {
+        Role::Scheduler => !args.worker,
+        Role::Worker => !args.scheduler,
+    };
     Ok(status
         .nodes
         .into_iter()
-        .filter(|n| n.seen.is_some())
+        .filter(|n| n.seen.is_some() && wanted(n.role))
         .map(|n| n.name)
         .collect())
 }
@@ -141,11 +145,12 @@ fn print(session: &Session, args: &LogsArgs, line: &LogLine) -> Result<(), Error
         LogSource::Dask => "dask",
         LogSource::Boot => "boot",
     };
-    // A terminal obeys control characters; what tasks print must not reach it.
-    let clean = clean(&line.text);
-    session
-        .printer
-        .data(&format!("{} {} {source}: {clean}\n", iso(line.t), line.node))
+    session.printer.text(&format!(
+        "{} {} {source}: {}\n",
+        iso(line.t),
+        line.node,
+        clean(&line.text)
+    ))
 }
 
 async fn boot(session: &Session, args: &LogsArgs) -> Result<(), Error> {
@@ -154,15 +159,18 @@ async fn boot(session: &Session, args: &LogsArgs) -> Result<(), Error> {
     let machines = ctx.provider.list(Some(&name)).await?;
     let wanted = machines
         .iter()
-        .filter(|m| args.node.as_ref().is_none_or(|n| *n == m.node));
+        .filter(|m| args.node.as_ref().is_none_or(|n| *n == m.node))
+        .filter(|m| match m.role {
+            Role::Scheduler => !args.worker,
+            Role::Worker => !args.scheduler,
+        });
     let mut any = false;
     for machine in wanted {
         any = true;
         let text = ctx.provider.console(machine).await?;
         for line in text.lines() {
-            session
-                .printer
-                .data(&format!("{} boot: {}\n", machine.node, clean(line)))?;
+            let line = clean(line);
+            session.printer.text(&format!("{} boot: {line}\n", machine.node))?;
         }
     }
     if any {

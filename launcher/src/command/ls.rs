@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use herdsman_wire::report::ClusterStatus;
-use herdsman_wire::{ClusterName, Role, Timestamp};
+use herdsman_wire::{ClusterName, Code, Role, Timestamp};
 use serde_json::json;
 
 use super::cli::{LsArgs, Output};
 use super::context::Session;
+use super::signals::interruptible;
 use crate::cluster::{self, Context};
 use crate::provider::Machine;
 use crate::state::Stage;
@@ -16,6 +17,9 @@ use crate::ui::{Error, Table, age};
 
 /// A hub that does not answer within this is shown as out of reach.
 const SOON: Duration = Duration::from_secs(3);
+
+/// Wait between two looks of `--watch`.
+const AGAIN: Duration = Duration::from_secs(2);
 
 struct Row {
     name: ClusterName,
@@ -30,6 +34,38 @@ struct Row {
 
 pub(super) async fn run(session: &Session, args: &LsArgs) -> Result<(), Error> {
     let ctx = session.plain_context()?;
+    if args.watch {
+        return interruptible(watch(session, &ctx)).await;
+    }
+    let rows = rows(session, &ctx).await?;
+    if rows.is_empty() && session.printer.output() == Output::Table {
+        session
+            .printer
+            .note("there is no cluster; `herdsman up demo` makes one");
+        return Ok(());
+    }
+    session.printer.data(&shown(session, &rows)?)
+}
+
+/// Shows the list again whenever something in it changes; ages alone do not
+/// count.
+async fn watch(session: &Session, ctx: &Context) -> Result<(), Error> {
+    let mut last = None;
+    loop {
+        let rows = rows(session, ctx).await?;
+        let state: Vec<_> = rows
+            .iter()
+            .map(|r| (r.name.clone(), r.state.clone(), r.workers.clone(), r.hint.clone()))
+            .collect();
+        if last.as_ref() != Some(&state) {
+            session.printer.data(&shown(session, &rows)?)?;
+            last = Some(state);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn rows(session: &Session, ctx: &Context) -> Result<Vec<Row>, Error> {
     let mut clusters: BTreeMap<ClusterName, Vec<Machine>> = BTreeMap::new();
     for machine in ctx.provider.list(None).await? {
         clusters.entry(machine.cluster.name.clone()).or_default().push(machine);
@@ -39,10 +75,13 @@ pub(super) async fn run(session: &Session, args: &LsArgs) -> Result<(), Error> {
     }
     let mut rows = Vec::new();
     for (name, machines) in clusters {
-        rows.push(row(&ctx, name, &machines, args.offline).await);
+        rows.push(row(ctx, name, &machines, session.offline()).await);
     }
-    let printer = &session.printer;
-    match printer.output() {
+    Ok(rows)
+}
+
+fn shown(session: &Session, rows: &[Row]) -> Result<String, Error> {
+    match session.printer.output() {
         Output::Json => {
             let list: Vec<_> = rows
                 .iter()
@@ -53,28 +92,26 @@ pub(super) async fn run(session: &Session, args: &LsArgs) -> Result<(), Error> {
                     })
                 })
                 .collect();
-            printer.json(&json!({"clusters": list}))
+            let text = serde_json::to_string_pretty(&json!({"clusters": list}));
+            text.map(|t| t + "\n")
+                .map_err(|e| Error::new(Code::Internal, e.to_string()))
         }
-        Output::Name => rows.iter().try_for_each(|r| printer.data(&format!("{}\n", r.name))),
+        Output::Name => Ok(rows.iter().map(|r| format!("{}\n", r.name)).collect()),
         Output::Table => {
-            if rows.is_empty() {
-                printer.note("there is no cluster; `herdsman up demo` makes one");
-                return Ok(());
-            }
             let mut table = Table::new(&["NAME", "PROVIDER", "STATE", "WORKERS", "AGE", "IDLE", "OWNER", ""]);
             for r in rows {
                 table.row([
                     r.name.to_string(),
-                    r.provider,
-                    r.state,
-                    r.workers,
+                    r.provider.clone(),
+                    r.state.clone(),
+                    r.workers.clone(),
                     r.age.map_or_else(|| "?".into(), age),
-                    r.idle,
-                    r.owner,
-                    r.hint.map_or_else(String::new, |h| format!("← {h}")),
+                    r.idle.clone(),
+                    r.owner.clone(),
+                    r.hint.as_ref().map_or_else(String::new, |h| format!("← {h}")),
                 ]);
             }
-            printer.data(&table.text())
+            Ok(table.text())
         }
     }
 }

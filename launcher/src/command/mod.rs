@@ -21,12 +21,13 @@ mod remove;
 mod scale;
 mod signals;
 mod status;
-mod unseen;
 mod up;
 mod version;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
@@ -37,21 +38,19 @@ use context::Session;
 /// Runs a command line; gives the exit code.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version are asked for; anything else is wrong usage.
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { Exit::Usage as u8 } else { 0 });
-        }
+        Err(e) => return usage(&e, &args),
     };
     let env = crate::config::Env::of_process();
     let printer = Printer::new(&cli.global, &env);
-    log(cli.global.verbose);
+    log(cli.global.verbose, &env);
+    let timeout = cli.global.timeout.map(crate::config::Period::get);
     let session = Session::new(cli.global, env, printer.clone());
     let result = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let result = runtime.block_on(run(session, cli.verb));
+            let result = runtime.block_on(within(timeout, run(session, cli.verb)));
             // What still waits (a name lookup, a read of stdin) must not hold
             // the command up.
             runtime.shutdown_background();
@@ -66,6 +65,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(e.exit as u8)
         }
     }
+}
+
+/// Help and version are asked for; anything else is wrong usage.
+fn usage(e: &clap::Error, args: &[OsString]) -> ExitCode {
+    if !e.use_stderr() {
+        let _ = e.print();
+        return ExitCode::SUCCESS;
+    }
+    let _ = anstream::stderr().write_all(cli::masked(e, args).as_bytes());
+    ExitCode::from(Exit::Usage as u8)
 }
 
 async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
@@ -91,11 +100,24 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
     }
 }
 
+/// Gives up after the user's own deadline. What is half done by then is found
+/// and finished by the next command.
+async fn within<T>(timeout: Option<Duration>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let Some(timeout) = timeout else { return work.await };
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| {
+        let message = format!("not done within {} (--timeout)", crate::ui::seconds(timeout));
+        Err(Error::new(herdsman_wire::Code::Deadline, message).with_hint("the same command again goes on from there"))
+    })
+}
+
 /// The program's own log, for those who ask for it.
-fn log(verbose: u8) {
+fn log(verbose: u8, env: &crate::config::Env) {
     use tracing_subscriber::filter::LevelFilter;
     let level = match verbose {
-        0 => return,
+        0 => match env.get(crate::config::vars::LOG).map(str::parse) {
+            Some(Ok(level)) => level,
+            _ => return,
+        },
         1 => LevelFilter::WARN,
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,

@@ -1,7 +1,9 @@
 //! The user's own certificates for Dask: read, and checked here, so that what
 //! Dask would refuse on its nodes is refused before there are any.
 
+use std::io::Read as _;
 use std::path::Path;
+use std::time::Duration;
 
 use herdsman_wire::spec::{DaskSecurity, OwnCertificate};
 use herdsman_wire::{Code, Secret, Timestamp, pki, tls};
@@ -13,21 +15,50 @@ use x509_parser::prelude::FromDer;
 use crate::config::OwnCertificates;
 use crate::ui::Error;
 
+/// Largest file that is read, bytes: a bundle of all public authorities has a
+/// quarter of it.
+const FILE_MAX: u64 = 1024 * 1024;
+
 /// Reads all files and checks that they can work together. `warn` is told of
 /// what works but should not be.
 ///
 /// # Errors
 /// [`Code::Usage`] naming the file and what is wrong with it.
-pub(super) fn security(own: &OwnCertificates, warn: &dyn Fn(&str)) -> Result<DaskSecurity, Error> {
+pub(super) fn security(
+    own: &OwnCertificates,
+    lifetime: Option<Duration>,
+    warn: &dyn Fn(&str),
+) -> Result<DaskSecurity, Error> {
     let ca = read(&own.ca)?;
     let trusted = chain(&own.ca, &ca)?;
+    if ca.contains("PRIVATE KEY-----") {
+        return Err(bad(
+            &own.ca,
+            "holds a private key too, and goes to every node; name the certificates alone",
+        ));
+    }
     let checked = |files: &(std::path::PathBuf, std::path::PathBuf)| {
         let pair = certificate(files)?;
         check(files, &pair, &own.ca, &trusted)?;
         Ok::<_, Error>(pair)
     };
     let (scheduler, worker) = (checked(&own.scheduler)?, checked(&own.worker)?);
-    checked(&own.client)?;
+    let client = checked(&own.client)?;
+    let mut ends = Vec::new();
+    for (files, pair) in [
+        (&own.scheduler, &scheduler),
+        (&own.worker, &worker),
+        (&own.client, &client),
+    ] {
+        let end = end_of(&files.0, pair)?;
+        if lifetime.is_some_and(|l| Timestamp::now().plus(l) > end) && !ends.contains(&&files.0) {
+            ends.push(&files.0);
+            warn(&format!(
+                "the certificate in {} ends on {end}, maybe before the cluster does",
+                files.0.display()
+            ));
+        }
+    }
     let mut keys = [&own.scheduler.1, &own.worker.1, &own.client.1];
     keys.sort();
     for (n, key) in keys.iter().enumerate() {
@@ -46,7 +77,18 @@ fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    fs_err::read_to_string(path).map_err(|e| bad(path, e.kind()))
+    let failed = |e: std::io::Error| bad(path, e.kind());
+    let file = fs_err::File::open(path).map_err(failed)?;
+    let mut text = String::new();
+    match file.take(FILE_MAX + 1).read_to_string(&mut text) {
+        Ok(n) if n as u64 > FILE_MAX => Err(bad(path, "is larger than any file of certificates")),
+        Ok(_) => Ok(text),
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err(bad(path, "is not PEM").with_hint(format!(
+            "openssl x509 -inform der -in {} -out cert.pem     turns DER into PEM",
+            path.display()
+        ))),
+        Err(e) => Err(failed(e)),
+    }
 }
 
 fn chain(path: &Path, text: &str) -> Result<Vec<Vec<u8>>, Error> {
@@ -58,10 +100,10 @@ fn chain(path: &Path, text: &str) -> Result<Vec<Vec<u8>>, Error> {
 fn certificate((chain, key): &(std::path::PathBuf, std::path::PathBuf)) -> Result<OwnCertificate, Error> {
     let text = Secret::new(read(chain)?);
     let key_text = Secret::new(read(key)?);
-    let at = text.reveal().find("-----BEGIN CERTIFICATE");
-    let from = at.ok_or_else(|| bad(chain, "holds no certificate in PEM"))?;
-    let end = text.reveal().rfind("-----END CERTIFICATE-----").unwrap_or(from);
-    let certificate = text.reveal()[from..].get(..end + 25 - from).unwrap_or_default();
+    let certificate = certificates(text.reveal());
+    if certificate.is_empty() {
+        return Err(bad(chain, "holds no certificate in PEM"));
+    }
     let key_pem = private_key(key_text.reveal()).ok_or_else(|| bad(key, "holds no private key in PEM"))?;
     if key_pem.contains("ENCRYPTED") {
         return Err(
@@ -70,9 +112,23 @@ fn certificate((chain, key): &(std::path::PathBuf, std::path::PathBuf)) -> Resul
         );
     }
     Ok(OwnCertificate {
-        certificate: format!("{}\n", certificate.trim_end()),
+        certificate,
         key: Secret::new(format!("{key_pem}\n")),
     })
+}
+
+/// All certificates of a PEM text, without what stands between them: that may be
+/// their key.
+fn certificates(text: &str) -> String {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((body, behind)) = rest.split_once(BEGIN).and_then(|(_, after)| after.split_once(END)) {
+        out += &format!("{BEGIN}{body}{END}\n");
+        rest = behind;
+    }
+    out
 }
 
 /// The first private key of a PEM text that may hold certificates too.
@@ -93,8 +149,7 @@ fn check(
     let parsed = |der: &[u8]| X509Certificate::from_der(der).map(|(_, c)| c.subject().to_string());
     let (_, leaf) = X509Certificate::from_der(&shown[0]).map_err(|_| bad(path, "its certificate does not parse"))?;
     let now = Timestamp::now();
-    let at = |t: &x509_parser::time::ASN1Time| Timestamp(u64::try_from(t.timestamp()).unwrap_or(0) * 1000);
-    let (from, to) = (at(&leaf.validity().not_before), at(&leaf.validity().not_after));
+    let (from, to) = (time(&leaf.validity().not_before), time(&leaf.validity().not_after));
     if now < from || now > to {
         return Err(bad(
             path,
@@ -125,6 +180,18 @@ fn check(
     Ok(())
 }
 
+/// When the first certificate of a chain ends.
+fn end_of(path: &Path, pair: &OwnCertificate) -> Result<Timestamp, Error> {
+    let all = chain(path, &pair.certificate)?;
+    let leaf = all.first().and_then(|der| X509Certificate::from_der(der).ok());
+    leaf.map(|(_, c)| time(&c.validity().not_after))
+        .ok_or_else(|| bad(path, "its certificate does not parse"))
+}
+
+fn time(t: &x509_parser::time::ASN1Time) -> Timestamp {
+    Timestamp(u64::try_from(t.timestamp()).unwrap_or(0) * 1000)
+}
+
 #[cfg(unix)]
 fn others_can_read(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
@@ -137,102 +204,4 @@ fn others_can_read(_: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
-
-    use super::*;
-
-    /// An authority and a leaf of it in a folder: `NAME.pem`, `NAME-leaf.pem`, `NAME-leaf.key`.
-    fn authority(folder: &Path, name: &str) {
-        let named = |cn: &str| {
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, cn);
-            params
-        };
-        let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-        let ca = named(name).self_signed(&ca_key).unwrap();
-        let leaf = named(&format!("{name}-leaf"));
-        let leaf = leaf.signed_by(&key, &Issuer::new(named(name), ca_key)).unwrap();
-        let write = |file: &str, text: &str| {
-            use std::os::unix::fs::PermissionsExt as _;
-            let path = folder.join(format!("{name}{file}"));
-            fs_err::write(&path, text).unwrap();
-            fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        };
-        write(".pem", &ca.pem());
-        write("-leaf.pem", &leaf.pem());
-        write("-leaf.key", &key.serialize_pem());
-    }
-
-    #[test]
-    fn what_dask_would_refuse_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        authority(dir.path(), "acme");
-        authority(dir.path(), "other");
-        let own = |ca: &str, cert: &str, key: &str| {
-            let pair = (dir.path().join(cert), dir.path().join(key));
-            OwnCertificates {
-                ca: dir.path().join(ca),
-                scheduler: pair.clone(),
-                worker: pair.clone(),
-                client: pair,
-            }
-        };
-        let warned = std::cell::RefCell::new(Vec::new());
-        let warn = |w: &str| warned.borrow_mut().push(w.to_owned());
-        security(&own("acme.pem", "acme-leaf.pem", "acme-leaf.key"), &warn).unwrap();
-        assert!(warned.borrow().is_empty());
-        let key = fs_err::read_to_string(dir.path().join("acme-leaf.key")).unwrap();
-        let encrypted = key.replace("PRIVATE", "ENCRYPTED PRIVATE");
-        fs_err::write(dir.path().join("locked.key"), encrypted).unwrap();
-        for (ca, cert, key, what) in [
-            (
-                "acme.pem",
-                "acme-leaf.pem",
-                "other-leaf.key",
-                "other-leaf.key: its key does not belong",
-            ),
-            (
-                "other.pem",
-                "acme-leaf.pem",
-                "acme-leaf.key",
-                "acme-leaf.pem: was signed by `CN=acme`",
-            ),
-            (
-                "acme-leaf.key",
-                "acme-leaf.pem",
-                "acme-leaf.key",
-                "acme-leaf.key: holds no certificate",
-            ),
-            (
-                "acme.pem",
-                "acme-leaf.pem",
-                "acme.pem",
-                "acme.pem: holds no private key",
-            ),
-            (
-                "acme.pem",
-                "acme-leaf.pem",
-                "locked.key",
-                "locked.key: its key is encrypted",
-            ),
-            (
-                "acme.pem",
-                "nowhere.pem",
-                "acme-leaf.key",
-                "nowhere.pem: entity not found",
-            ),
-        ] {
-            let e = security(&own(ca, cert, key), &warn).unwrap_err();
-            assert!(e.message.contains(what), "{}", e.message);
-        }
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            let open = dir.path().join("acme-leaf.key");
-            fs_err::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
-            security(&own("acme.pem", "acme-leaf.pem", "acme-leaf.key"), &warn).unwrap();
-            assert_eq!(warned.borrow().len(), 1, "once for three roles");
-        }
-    }
-}
+mod tests;

@@ -74,7 +74,7 @@ fn show(session: &Session, copy: &Copy) -> Result<(), Error> {
             r.reason.clone(),
         ]);
     }
-    printer.data(&table.text())?;
+    printer.text(&table.text())?;
     printer.note(&copy.summary());
     for note in &copy.notes {
         printer.note(&format!("  {note}"));
@@ -134,5 +134,5 @@ fn why(session: &Session, request: &EnvRequest, python: &Interpreter, package: &
             "why": answer.lines,
         }));
     }
-    printer.data(&format!("{}\n", answer.lines.join("\n")))
+    printer.text(&format!("{}\n", answer.lines.join("\n")))
 }

@@ -20,7 +20,7 @@ pub(super) async fn run(session: &Session, args: &ScaleArgs) -> Result<u8, Error
     let result = interruptible(work).await;
     progress.finish();
     let report = result.map_err(|e| {
-        if e.exit == Exit::Interrupted {
+        if e.exit.is_interrupted() {
             e.with_hint(format!("herdsman scale {name} N     finishes or undoes what was begun"))
         } else {
             e

@@ -12,12 +12,12 @@ use crate::ui::{Error, Exit};
 pub(super) async fn interruptible<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::select! {
         result = work => result,
-        signal = interrupted() => Err(Error::new(Code::Interrupted, format!("interrupted ({signal})")).with_exit(Exit::Interrupted)),
+        (signal, exit) = interrupted() => Err(Error::new(Code::Interrupted, format!("interrupted ({signal})")).with_exit(exit)),
     }
 }
 
 #[cfg(unix)]
-async fn interrupted() -> &'static str {
+async fn interrupted() -> (&'static str, Exit) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut int), Ok(mut term), Ok(mut hup)) = (
         signal(SignalKind::interrupt()),
@@ -27,16 +27,16 @@ async fn interrupted() -> &'static str {
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = int.recv() => "Ctrl-C",
-        _ = term.recv() => "SIGTERM",
-        _ = hup.recv() => "the terminal was closed",
+        _ = int.recv() => ("Ctrl-C", Exit::Interrupted),
+        _ = term.recv() => ("SIGTERM", Exit::Terminated),
+        _ = hup.recv() => ("the terminal was closed", Exit::Interrupted),
     }
 }
 
 #[cfg(not(unix))]
-async fn interrupted() -> &'static str {
+async fn interrupted() -> (&'static str, Exit) {
     if tokio::signal::ctrl_c().await.is_err() {
         return std::future::pending().await;
     }
-    "Ctrl-C"
+    ("Ctrl-C", Exit::Interrupted)
 }

@@ -18,7 +18,13 @@ use crate::ui::{Error, Table, age, bytes, iso, seconds};
 const NEWS: u64 = 20;
 
 pub(super) async fn run(session: &Session, args: &StatusArgs) -> Result<(), Error> {
-    if args.offline {
+    if session.offline() {
+        if args.watch {
+            return Err(Error::new(
+                Code::Usage,
+                "--watch needs the network, which --offline rules out",
+            ));
+        }
         return offline(session, args);
     }
     let (_, access) = session.open(args.name.as_ref()).await?;
@@ -74,7 +80,7 @@ fn show(session: &Session, record: &Record, status: &ClusterStatus) -> Result<()
             "ca_fingerprint": format!("sha256:{}", record.fingerprint),
         }));
     }
-    printer.data(&text(record, status))
+    printer.text(&text(record, status))
 }
 
 fn text(record: &Record, status: &ClusterStatus) -> String {

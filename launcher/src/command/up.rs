@@ -1,6 +1,5 @@
 //! `herdsman up`.
 
-use herdsman_wire::reserved::{check_args, check_variable};
 use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, f64Eq};
 use herdsman_wire::{Code, Role};
 use serde_json::json;
@@ -14,9 +13,14 @@ use crate::cluster::{self, Context, Outcome, Wanted};
 use crate::config::{OwnCertificates, ProviderName, Settings, Wait};
 use crate::ui::{Error, Exit, Progress, iso, seconds};
 
+/// Part of `--timeout` that is kept for deleting what did not start.
+const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(20);
+
 pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     let loaded = session.load(args)?;
     let settings = &loaded.settings;
+    // First what is told at once: the environment may take minutes.
+    let dask = dask(session, settings)?;
     if args.plan {
         return plan(session, &loaded.entries, settings).await;
     }
@@ -34,7 +38,7 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     }
     let started = std::time::Instant::now();
     let chosen = interruptible(packages::choose(session, settings, &ctx)).await?;
-    let wanted = wanted(session, settings, chosen)?;
+    let wanted = wanted(session, settings, dask, chosen)?;
     let existed = matches!(ctx.store.load(&wanted.name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
     let progress = Progress::new(printer);
     let see = |step: &cluster::Step| progress.see(step);
@@ -46,7 +50,7 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
             show(session, &ctx, settings, &outcome, started.elapsed())?;
             Ok(0)
         }
-        Err(e) if e.exit == Exit::Interrupted => Err(clean_up(&ctx, &wanted, existed, e).await),
+        Err(e) if e.exit.is_interrupted() => Err(clean_up(&ctx, &wanted, existed, e).await),
         Err(e) => Err(e),
     }
 }
@@ -75,7 +79,7 @@ async fn clean_up(ctx: &Context, wanted: &Wanted, existed: bool, mut e: Error) -
     e
 }
 
-fn wanted(session: &Session, settings: &Settings, chosen: Chosen) -> Result<Wanted, Error> {
+fn wanted(session: &Session, settings: &Settings, dask: DaskSpec, chosen: Chosen) -> Result<Wanted, Error> {
     let workers = settings.workers.min();
     Ok(Wanted {
         name: settings.name.clone(),
@@ -85,7 +89,7 @@ fn wanted(session: &Session, settings: &Settings, chosen: Chosen) -> Result<Want
             other => Some(other.workers(workers)),
         },
         spec: ClusterSpec {
-            dask: dask(session, settings)?,
+            dask,
             limits: EndSpec {
                 idle_seconds: settings.idle.map(|d| d.as_secs()),
                 no_client_seconds: settings.no_client.map(|d| d.as_secs()),
@@ -95,7 +99,12 @@ fn wanted(session: &Session, settings: &Settings, chosen: Chosen) -> Result<Want
             lives: lives(session)?,
         },
         blobs: chosen.blobs,
-        start_timeout: settings.start_timeout,
+        // What is made is cleaned up before the command's own deadline cuts in.
+        start_timeout: session.global.timeout.map_or(settings.start_timeout, |t| {
+            settings
+                .start_timeout
+                .min(t.get().saturating_sub(CLEAN_UP).max(t.get() / 2))
+        }),
         keep_failed: settings.keep_failed,
         tags: settings.tags.clone().into_iter().collect(),
     })
@@ -113,12 +122,6 @@ fn dask(session: &Session, settings: &Settings) -> Result<DaskSpec, Error> {
     let memory = settings
         .memory
         .map(|bytes| (bytes / u64::from(settings.workers_per_node)).to_string());
-    // The agents check these too, but there are none to be made in vain.
-    check_args(Role::Scheduler, &settings.scheduler_options)?;
-    check_args(Role::Worker, &settings.worker_options)?;
-    for (name, value) in &settings.variables {
-        check_variable(name, value.reveal())?;
-    }
     Ok(DaskSpec {
         security: security(session, settings)?,
         workers_per_node: settings.workers_per_node,
@@ -148,7 +151,7 @@ fn security(session: &Session, settings: &Settings) -> Result<DaskSecurity, Erro
     match &settings.own {
         _ if settings.insecure => Ok(DaskSecurity::None),
         None => Ok(DaskSecurity::Cluster),
-        Some(files) => own::security(files, &|text| session.printer.warn(text)),
+        Some(files) => own::security(files, settings.lifetime, &|text| session.printer.warn(text)),
     }
 }
 
@@ -182,7 +185,7 @@ async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Se
         let python = copy.as_ref().map(crate::environment::Copy::summary);
         text += &format!("  packages   {}\n", python.unwrap_or_else(|| settings.env.to_string()));
         text += &format!("  stops      {}\n", stops(settings));
-        printer.data(&text)?;
+        printer.text(&text)?;
     }
     Ok(if same { Exit::Done } else { Exit::Changes } as u8)
 }

@@ -28,7 +28,7 @@ pub(super) async fn run(session: &Session) -> Result<(), Error> {
     };
     session
         .printer
-        .data(&format!("herdsman {own} (protocol {protocol})\n{agent}\n"))
+        .text(&format!("herdsman {own} (protocol {protocol})\n{agent}\n"))
 }
 
 async fn ask(agent: &std::path::Path) -> Option<String> {

@@ -34,7 +34,8 @@ impl fmt::Display for Problem {
             write!(f, "{origin}: ")?;
         }
         // The message of an unknown key names it already.
-        if let Some(key) = self.key.as_ref().filter(|k| !self.message.contains(k.as_str())) {
+        let named = |key: &str| self.message.starts_with("unknown key") || self.message.contains(key);
+        if let Some(key) = self.key.as_ref().filter(|k| !named(k)) {
             write!(f, "{key}: ")?;
         }
         f.write_str(&self.message)

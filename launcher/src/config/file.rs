@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choice::{Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
 use super::pair::check_variable_name;
+use super::proxy::ProxyCommand;
 use super::value::{Limit, Period, Size, Threads, ValueError};
 
 /// Version of the files that this build reads.
@@ -54,6 +55,9 @@ pub struct File {
     /// Certificates of Dask's own traffic.
     #[serde(skip_serializing_if = "is_default")]
     pub security: Security,
+    /// How this computer reaches the cluster.
+    #[serde(skip_serializing_if = "is_default")]
+    pub connect: Connect,
     /// Tags of everything that is made.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
@@ -264,6 +268,15 @@ table! {
         tls_client_cert: PathBuf,
         /// Its key.
         tls_client_key: PathBuf,
+    }
+}
+
+table! {
+    /// How this computer reaches the cluster.
+    Connect {
+        /// Program whose standard input and output lead to the hub; `%h` and
+        /// `%p` are its address and port.
+        proxy_command: ProxyCommand,
     }
 }
 

@@ -9,7 +9,7 @@ use super::choice::EnvMode;
 use super::error::{ConfigError, nearest};
 use super::file::{File, Variables};
 use super::origin::Origin;
-use super::parse::Lines;
+use super::places::Lines;
 use super::vars::{self, Env};
 use super::{parse, secrets};
 
@@ -101,6 +101,7 @@ pub(crate) const FLAGS: &[(&str, &str)] = &[
     ("limits.max_workers", "--max-workers"),
     ("limits.start_timeout", "--start-timeout"),
     ("local.network", "--local-network"),
+    ("connect.proxy_command", "--proxy-command"),
     ("security.insecure", "--insecure"),
     ("security.tls_ca_file", "--tls-ca-file"),
     ("security.tls_cert", "--tls-cert"),
@@ -149,6 +150,7 @@ pub(crate) fn of_flags(up: &UpArgs, global: &Global, cwd: &Path) -> Layer {
     file.limits.max_workers = up.max_workers;
     file.limits.start_timeout = up.start_timeout;
     file.local.network = up.local_network;
+    file.connect.proxy_command.clone_from(&global.proxy_command);
     file.tags = up.tag.iter().map(|t| (t.key.clone(), t.value.clone())).collect();
     let tls = &up.tls;
     file.security.insecure = tls.insecure.then_some(true);

@@ -17,6 +17,7 @@ use super::error::{ConfigError, nearest};
 use super::file::{self, File};
 use super::layer::{FLAGS, Layer};
 use super::origin::{Origin, Sourced};
+use super::proxy::ProxyCommand;
 use super::value::{Limit, Period, Size, Threads};
 
 /// A value in force, and what it won against.
@@ -42,7 +43,7 @@ impl Entries {
     /// When there is no such key, or it has no value; says which.
     pub fn get(&self, key: &str) -> Result<&Entry, ConfigError> {
         // The second name of the same key.
-        let key = key.replace("workers_per_node", "workers_per_vm");
+        let key = super::key::plain(key).replace("workers_per_node", "workers_per_vm");
         if let Some(entry) = self.0.get(&key) {
             return Ok(entry);
         }
@@ -144,10 +145,10 @@ pub(crate) struct Merged {
     pub(crate) tls: BTreeMap<&'static str, Sourced<PathBuf>>,
     pub(crate) tags: BTreeMap<String, Sourced<String>>,
     pub(crate) local_network: Sourced<LocalNetwork>,
+    pub(crate) proxy_command: Option<Sourced<ProxyCommand>>,
     pub(crate) table: toml::Table,
 }
 
-#[expect(dead_code, reason = "some keys are read by providers that are not here yet")]
 #[derive(Debug)]
 pub(crate) struct MergedMachine {
     pub(crate) cpu: Option<Sourced<u32>>,
@@ -343,6 +344,7 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         insecure: m.pick_or("security.insecure", |f| f.security.insecure, false),
         tls,
         tags: m.pick_map("tags", |f| Some(f.tags.clone())),
+        proxy_command: m.pick("connect.proxy_command", |f| f.connect.proxy_command.clone()),
         local_network: m.pick_or("local.network", |f| f.local.network, LocalNetwork::Auto),
         table,
         provider,

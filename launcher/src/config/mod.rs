@@ -3,20 +3,28 @@
 //! is the only one that leaves this folder.
 //!
 //! Sources, the strongest first: flags, a file named by `-f`, environment
-//! variables, `herdsman.toml` (or `pyproject.toml`) of the working folder, a
-//! profile of the user's settings, the user's defaults, built-in defaults.
+//! variables, `herdsman.toml` (or `pyproject.toml`) of the working folder or,
+//! inside of a repository, of a folder above, a profile of the user's settings,
+//! the user's defaults, built-in defaults.
 
+mod check;
 pub mod choice;
 pub mod defaults;
+mod edit;
 pub mod error;
 pub mod file;
+mod key;
 mod layer;
 mod load;
 mod merge;
+mod name;
 pub mod origin;
 pub mod pair;
 pub mod parse;
+mod places;
+mod proxy;
 pub mod secrets;
+mod security;
 mod settings;
 mod user_file;
 pub mod value;
@@ -26,12 +34,18 @@ pub use choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Spot, WO
 
 pub use error::{ConfigError, Problem};
 pub use file::{File, UserFile};
-pub use load::{Loaded, config_path, load, state_dir};
+#[cfg(test)]
+pub(crate) use layer::FLAGS;
+pub use load::{Loaded, config_path, find_project, load, state_dir};
 pub use merge::{Entries, Entry};
 pub use origin::{Origin, Sourced};
 pub use pair::{SecretName, Tag, Variable};
 pub use parse::{parse_file, parse_user_file};
+pub use proxy::ProxyCommand;
 pub use settings::{OwnCertificates, Settings};
 pub use user_file::set as set_user_default;
 pub use value::{Limit, Period, Size, Threads};
 pub use vars::Env;
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,11 @@ pub struct Tag {
 
 /// Checks the key and value of a tag.
 pub(crate) fn check_tag(key: &str, value: &str) -> Result<(), ValueError> {
+    // Whoever may list the account's machines sees the tags.
+    if let Some(kind) = secrets::look(key, value) {
+        let why = format!("the value looks like {kind}, and many can see tags");
+        return Err(ValueError::new("tag", key, why));
+    }
     let fail = |why: String| Err(ValueError::new("tag", &format!("{key}={value}"), why));
     if key.is_empty() {
         return fail("the key is empty".into());
@@ -86,7 +91,7 @@ impl FromStr for Variable {
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let (name, value) = text
             .split_once('=')
-            .ok_or_else(|| ValueError::new("variable", "…", "write it as NAME=value"))?;
+            .ok_or_else(|| ValueError::new("variable", text, "write it as NAME=value").hidden())?;
         check_variable_name(name)?;
         // A flag is seen by everybody who can list processes.
         if let Some(kind) = secrets::look(name, value) {
@@ -115,7 +120,51 @@ impl SecretName {
 impl FromStr for SecretName {
     type Err = ValueError;
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        check_variable_name(text)?;
+        // Without a name in front, the whole text may be the secret itself.
+        check_variable_name(text).map_err(|e| if text.contains('=') { e } else { e.hidden() })?;
         Ok(Self(text.into()))
+    }
+}
+
+/// Checks the name and amount of an abstract resource.
+pub(crate) fn check_resource(name: &str, amount: f64) -> Result<(), ValueError> {
+    let fail = |why: &str| Err(ValueError::new("resource", &format!("{name}={amount}"), why));
+    // Dask's own command line separates resources by spaces and commas.
+    let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '=' | ',');
+    if name.is_empty() || name.contains(odd) {
+        return fail("the name is one word without = and ,");
+    }
+    if !amount.is_finite() || amount < 0.0 {
+        return fail("the amount must be 0 or more");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_checked() {
+        assert_eq!("team=geo".parse::<Tag>().unwrap().value, "geo");
+        for bad in ["herdsman-owner=me", "a b=c", "team", "=x", "api-token=abc"] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad}");
+        }
+        assert!(check_resource("GPU", 1.0).is_ok());
+        for (name, amount) in [("GPU", -1.0), ("GPU", f64::NAN), ("a b", 1.0), ("", 1.0), ("a,b", 1.0)] {
+            assert!(check_resource(name, amount).is_err(), "{name}={amount}");
+        }
+    }
+
+    #[test]
+    fn an_error_never_shows_the_secret() {
+        let e = "DB_PASSWORD=hunter2".parse::<Variable>().unwrap_err().to_string();
+        assert!(e.contains("--secret DB_PASSWORD") && !e.contains("hunter2"), "{e}");
+        let e = "DB_PASSWORD=hunter2".parse::<SecretName>().unwrap_err().to_string();
+        assert!(e.contains("only the name") && !e.contains("hunter2"), "{e}");
+        let e = "hunter2!".parse::<SecretName>().unwrap_err().to_string();
+        assert!(!e.contains("hunter2"), "{e}");
+        let e = "api-token=hunter2".parse::<Tag>().unwrap_err().to_string();
+        assert!(!e.contains("hunter2"), "{e}");
     }
 }

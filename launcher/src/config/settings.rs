@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use herdsman_wire::{ClusterName, Code, Secret};
 
+use super::check::{self, fault};
 use super::choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
 use super::defaults;
 use super::error::ConfigError;
 use super::merge::Merged;
-use super::origin::Sourced;
-use super::pair::check_tag;
+use super::origin::{Origin, Sourced};
 use super::value::{Limit, Threads};
 use super::vars::Env;
+use super::{name, security};
 
 /// The user's own certificates for Dask's traffic, as files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,55 +90,18 @@ pub struct Settings {
     pub tags: BTreeMap<String, String>,
     /// How local nodes are joined.
     pub local_network: LocalNetwork,
+    /// Program that leads to the hub, and its arguments.
+    pub proxy_command: Option<Vec<String>>,
 }
 
 impl Settings {
-    /// Checks merged values against each other.
-    pub(super) fn check(m: Merged, env: &Env) -> Result<Self, ConfigError> {
+    /// Checks merged values against each other. The texts are warnings.
+    pub(super) fn check(m: Merged, env: &Env) -> Result<(Self, Vec<String>), ConfigError> {
         let named = m.name.value != defaults::NAME;
-        let name = name(&m.name, env)?;
-        if let Some(max) = &m.max_workers
-            && m.count.value.max() > max.value
-        {
-            return Err(fault(
-                &m.count,
-                "workers.count",
-                format!(
-                    "{} workers are more than the most allowed, {} (limits.max_workers, {})",
-                    m.count.value, max.value, max.origin
-                ),
-            ));
-        }
-        let per_node = m.per_node.value.get();
-        if per_node > herdsman_wire::limits::MAX_WORKERS_PER_NODE {
-            return Err(fault(
-                &m.per_node,
-                "workers.workers_per_vm",
-                format!("at most {} on a node", herdsman_wire::limits::MAX_WORKERS_PER_NODE),
-            ));
-        }
-        for (key, value) in &m.tags {
-            check_tag(key, &value.value).map_err(|e| fault(value, &format!("tags.{key}"), e.to_string()))?;
-        }
-        let resources = m
-            .resources
-            .iter()
-            .map(|(k, v)| {
-                if v.value.is_finite() && v.value >= 0.0 {
-                    Ok((k.clone(), v.value))
-                } else {
-                    Err(fault(v, &format!("workers.resources.{k}"), "must be 0 or more".into()))
-                }
-            })
-            .collect::<Result<_, _>>()?;
-        let own = own_certificates(&m)?;
-        if m.insecure.value && own.is_some() {
-            return Err(fault(
-                &m.insecure,
-                "security.insecure",
-                "excludes certificates of your own (security.tls_*)".into(),
-            ));
-        }
+        let name = name::fill(&m.name.value, env, &m.name.base).map_err(|e| e.key("name").at(m.name.origin.clone()))?;
+        let warnings = check::check(&m)?;
+        let resources = m.resources.iter().map(|(k, v)| (k.clone(), v.value)).collect();
+        let own = security::check(&m.insecure, &m.tls)?;
         let variables = variables(&m, env)?;
         let env_source = source(&m)?;
         let threads = match m.threads.value {
@@ -147,7 +111,7 @@ impl Settings {
         let paths = |list: Option<Sourced<Vec<PathBuf>>>| {
             list.map_or_else(Vec::new, |s| s.value.iter().map(|p| s.base.join(p)).collect())
         };
-        Ok(Self {
+        let settings = Self {
             name,
             named,
             provider: m.provider.value,
@@ -158,7 +122,7 @@ impl Settings {
             idle: span(m.idle.value),
             no_client: span(m.no_client.value),
             lifetime: span(m.lifetime.value),
-            workers_per_node: per_node,
+            workers_per_node: m.per_node.value.get(),
             threads,
             memory: m.worker.memory.map(|s| s.value.bytes()),
             resources,
@@ -166,7 +130,7 @@ impl Settings {
             worker_options: m.worker_options.into_iter().map(|o| o.value).collect(),
             scheduler_options: m.scheduler_options.into_iter().map(|o| o.value).collect(),
             env: env_source,
-            python: m.python.map(|p| p.base.join(&p.value)),
+            python: m.python.as_ref().map(python),
             include: paths(m.include),
             ignore: m.ignore.map(|s| s.value).unwrap_or_default(),
             indexes: m.indexes.map(|s| s.value).unwrap_or_default(),
@@ -177,7 +141,9 @@ impl Settings {
             allow: m.allow.value,
             tags: m.tags.into_iter().map(|(k, v)| (k, v.value)).collect(),
             local_network: m.local_network.value,
-        })
+            proxy_command: m.proxy_command.map(|c| c.value.argv().to_vec()),
+        };
+        Ok((settings, warnings))
     }
 }
 
@@ -185,52 +151,25 @@ fn span(limit: Limit) -> Option<Duration> {
     limit.seconds().map(Duration::from_secs)
 }
 
-fn fault<T>(value: &Sourced<T>, key: &str, message: String) -> ConfigError {
-    ConfigError::new(message).key(key).at(value.origin.clone())
-}
-
-/// Fills `{user}` and `{branch}` in, and checks the name.
-fn name(given: &Sourced<String>, env: &Env) -> Result<ClusterName, ConfigError> {
-    let mut text = given.value.clone();
-    let fits = |s: &str| -> String {
-        let clean: String = s
-            .to_ascii_lowercase()
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
-        clean.trim_matches('-').chars().take(24).collect()
-    };
-    if text.contains("{user}") {
-        let user = env.user().map(fits).filter(|u| !u.is_empty());
-        text = match user {
-            Some(user) => text.replace("{user}", &user),
-            None if given.value == defaults::NAME => defaults::NAME_WITHOUT_USER.to_owned(),
-            None => return Err(fault(given, "name", "{user} is not known: USER is not set".into())),
-        };
+/// A path from where it was written; a bare word that is no file there is a
+/// program to be found, like `python3.12`.
+fn python(python: &Sourced<PathBuf>) -> PathBuf {
+    let full = python.base.join(&python.value);
+    if python.value.components().count() == 1 && !full.exists() {
+        return python.value.clone();
     }
-    if text.contains("{branch}") {
-        let branch = branch(&given.base).map(|b| fits(&b)).filter(|b| !b.is_empty());
-        let branch = branch.ok_or_else(|| fault(given, "name", "{branch} is not known: no Git branch here".into()))?;
-        text = text.replace("{branch}", &branch);
-    }
-    text.parse()
-        .map_err(|e: herdsman_wire::name::NameError| fault(given, "name", e.to_string()))
-}
-
-/// The Git branch of a folder, from `.git/HEAD` here or above.
-fn branch(folder: &std::path::Path) -> Option<String> {
-    let head = folder
-        .ancestors()
-        .find_map(|d| std::fs::read_to_string(d.join(".git/HEAD")).ok())?;
-    Some(head.trim().strip_prefix("ref: refs/heads/")?.to_owned())
+    full
 }
 
 fn source(m: &Merged) -> Result<EnvSource, ConfigError> {
     match (&m.mode.value, &m.lock) {
+        // The file alone says enough.
+        (_, Some(lock)) if m.mode.origin == Origin::BuiltIn => Ok(EnvSource::Lock(lock.base.join(&lock.value))),
         (EnvMode::Source(EnvSource::Lock(file)), _) => Ok(EnvSource::Lock(m.mode.base.join(file))),
         (EnvMode::Source(source), _) => Ok(source.clone()),
         (EnvMode::Lock, Some(lock)) => Ok(EnvSource::Lock(lock.base.join(&lock.value))),
-        (EnvMode::Lock, None) => Err(fault(&m.mode, "env.mode", "`lock` needs env.lock = \"FILE\"".into())),
+        (EnvMode::Lock, None) => Err(fault(&m.mode, "env.mode", "mode lock needs the lock file".into())
+            .hint("write env.lock = \"uv.lock\", or mode = \"lock:uv.lock\"")),
     }
 }
 
@@ -252,37 +191,4 @@ fn variables(m: &Merged, env: &Env) -> Result<BTreeMap<String, Secret>, ConfigEr
         all.insert(name.value.clone(), Secret::new(value));
     }
     Ok(all)
-}
-
-/// Each role's files: its own, or those for all roles.
-fn own_certificates(m: &Merged) -> Result<Option<OwnCertificates>, ConfigError> {
-    let file = |name: &str| m.tls.get(name).map(|p| p.base.join(&p.value));
-    let Some(ca) = file("tls_ca_file") else {
-        return match m.tls.iter().next() {
-            None => Ok(None),
-            Some((name, path)) => Err(fault(
-                path,
-                &format!("security.{name}"),
-                "needs security.tls_ca_file too".into(),
-            )),
-        };
-    };
-    let role = |role: &str| {
-        let own = (file(&format!("tls_{role}_cert")), file(&format!("tls_{role}_key")));
-        let all = (file("tls_cert"), file("tls_key"));
-        match (own, all) {
-            ((Some(cert), Some(key)), _) | ((None, None), (Some(cert), Some(key))) => Ok((cert, key)),
-            // Dask allows the key inside the certificate's file.
-            ((Some(cert), None), _) | ((None, None), (Some(cert), None)) => Ok((cert.clone(), cert)),
-            _ => Err(ConfigError::new(format!(
-                "your own certificates have none for the {role}: set security.tls_{role}_cert and _key, or tls_cert and tls_key"
-            ))),
-        }
-    };
-    Ok(Some(OwnCertificates {
-        ca,
-        scheduler: role("scheduler")?,
-        worker: role("worker")?,
-        client: role("client")?,
-    }))
 }

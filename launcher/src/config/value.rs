@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::secrets;
+
 /// Why a text is no such value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no {what}: {why}")]
@@ -18,8 +20,10 @@ pub struct ValueError {
 }
 
 impl ValueError {
-    /// An error about `text`, which is shortened when it is long.
+    /// An error about `text`, which is shortened when it is long, and not shown
+    /// when it looks like a secret.
     pub(crate) fn new(what: &'static str, text: &str, why: impl Into<String>) -> Self {
+        let text = if secrets::look("", text).is_some() { "***" } else { text };
         let mut short: String = text.chars().take(60).collect();
         if short.len() < text.len() {
             short.push('…');
@@ -29,6 +33,12 @@ impl ValueError {
             text: short,
             why: why.into(),
         }
+    }
+
+    /// The same without the text.
+    pub(crate) fn hidden(mut self) -> Self {
+        "***".clone_into(&mut self.text);
+        self
     }
 }
 

@@ -8,6 +8,8 @@ use etcetera::base_strategy::BaseStrategy;
 
 /// Folder of keys and records; default: `herdsman` in the user's data folder.
 pub const STATE_DIR: &str = "HERDSMAN_STATE_DIR";
+/// Second name of the same folder; the first one wins.
+pub const STATE: &str = "HERDSMAN_STATE";
 /// The user's settings file; default: `herdsman/config.toml` in the user's
 /// configuration folder. `--config` wins.
 pub const CONFIG: &str = "HERDSMAN_CONFIG";
@@ -45,6 +47,8 @@ pub const START_TIMEOUT: &str = "HERDSMAN_START_TIMEOUT";
 pub const WAIT: &str = "HERDSMAN_WAIT";
 /// How local nodes are joined.
 pub const LOCAL_NETWORK: &str = "HERDSMAN_LOCAL_NETWORK";
+/// Program whose standard input and output lead to the hub.
+pub const PROXY_COMMAND: &str = "HERDSMAN_PROXY_COMMAND";
 /// The agent's program, where it is not beside the launcher.
 pub const AGENT: &str = "HERDSMAN_AGENT";
 /// Set to anything but `0` or nothing: never ask, as with `--no-input`.
@@ -55,7 +59,8 @@ pub const OFFLINE: &str = "HERDSMAN_OFFLINE";
 /// The `uv` program that locks and fetches packages, where it is neither on the
 /// path nor beside Python.
 pub const UV: &str = "HERDSMAN_UV";
-/// Level of the program's own log.
+/// Level of the program's own log where no `-v` is given: `error`, `warn`,
+/// `info`, `debug` or `trace`.
 pub const LOG: &str = "HERDSMAN_LOG";
 /// Beginning of Dask's way to name a setting in the environment:
 /// `DASK_HERDSMAN__LIMITS__IDLE` is `limits.idle`.
@@ -96,10 +101,11 @@ pub const SETTINGS: &[(&str, &str)] = &[
     (START_TIMEOUT, "limits.start_timeout"),
     (WAIT, "wait"),
     (LOCAL_NETWORK, "local.network"),
+    (PROXY_COMMAND, "connect.proxy_command"),
 ];
 
 /// Variables of ours that stand for no setting of a cluster.
-pub const OTHERS: &[&str] = &[STATE_DIR, CONFIG, AGENT, UV, NO_INPUT, OFFLINE, LOG];
+pub const OTHERS: &[&str] = &[STATE_DIR, STATE, CONFIG, AGENT, UV, NO_INPUT, OFFLINE, LOG];
 
 /// Names of the Python class's arguments, which `DASK_HERDSMAN__` may use as
 /// well, with the setting's key.

@@ -3,8 +3,20 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use herdsman_wire::{ApiError, ClusterName, Code};
+
+/// A program that this process is about to start holds all our files for a
+/// moment, a lock that we have let go of among them. So a lock that seems to be
+/// our own is waited for.
+const OWN_WAIT: Duration = Duration::from_secs(2);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+fn own() -> String {
+    format!("(process {})", std::process::id())
+}
 
 /// A cluster held by this process; let go when dropped, or when the process ends
 /// in whatever way.
@@ -23,26 +35,32 @@ impl Lock {
             .truncate(false)
             .open(path)
             .map_err(broken)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                // On some systems a locked file cannot be read; then it stays unnamed.
-                let _ = file.read_to_string(&mut holder);
-                let holder: String = holder.chars().filter(|c| !c.is_control()).take(80).collect();
-                let holder = if holder.is_empty() {
-                    "another command".into()
-                } else {
-                    holder
-                };
-                return Err(
-                    ApiError::new(Code::Conflict, format!("{holder} is at work on `{name}`"))
-                        .with_hint("wait until it is done, or end it; then run the command again"),
-                );
+        let until = Instant::now() + OWN_WAIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(e)) => return Err(broken(e)),
             }
-            Err(TryLockError::Error(e)) => return Err(broken(e)),
+            let mut holder = String::new();
+            // On some systems a locked file cannot be read; then it stays unnamed.
+            let _ = file.rewind().and_then(|()| file.read_to_string(&mut holder));
+            if holder.ends_with(&own()) && Instant::now() < until {
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            let holder: String = holder.chars().filter(|c| !c.is_control()).take(80).collect();
+            let holder = if holder.is_empty() {
+                "another command".into()
+            } else {
+                holder
+            };
+            return Err(
+                ApiError::new(Code::Conflict, format!("{holder} is at work on `{name}`"))
+                    .with_hint("wait until it is done, or end it; then run the command again"),
+            );
         }
-        let text = format!("`herdsman {verb}` (process {})", std::process::id());
+        let text = format!("`herdsman {verb}` {}", own());
         // Only for the message of others: a failure is no reason to stop.
         let _ = file
             .set_len(0)

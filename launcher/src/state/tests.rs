@@ -97,3 +97,17 @@ fn a_second_command_is_told_who_has_the_cluster() {
     drop(held);
     store.lock(&name, "down").unwrap();
 }
+
+#[test]
+fn a_lock_that_seems_to_be_our_own_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let name = "demo".parse().unwrap();
+    let held = store.lock(&name, "up").unwrap();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| store.lock(&name, "down"));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        drop(held);
+        second.join().unwrap().unwrap();
+    });
+}

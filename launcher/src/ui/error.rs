@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use herdsman_wire::{ApiError, Code};
 use serde_json::json;
 
+use super::clean::clean;
 use super::exit::{Exit, exit_of};
-use super::human::clean;
 use crate::config::ConfigError;
 use crate::provider::ProviderError;
 
@@ -46,12 +46,12 @@ impl Error {
         self
     }
 
-    /// For people. `paint` colours the head.
+    /// For people. `paint` colours the head. Much of an error comes from
+    /// elsewhere, so a terminal gets it cleaned; [`Error::json`] is as it is.
     #[must_use]
     pub fn text(&self, paint: impl Fn(&str) -> String) -> String {
         let mut out = String::new();
-        let message = clean(&self.message);
-        let mut lines = message.lines();
+        let mut lines = self.message.lines().map(clean);
         let head = paint(&format!("error[{}]:", self.code));
         let _ = writeln!(out, "{head} {}", lines.next().unwrap_or_default());
         for line in lines {
@@ -128,6 +128,9 @@ mod tests {
             "error[E-DEADLINE]: 1 of 4 workers is late\n    w2: phase `dask`\n      last line\n  \
              try: herdsman logs demo w2     more lines\n       herdsman doctor demo\n"
         );
+        let odd = Error::new(Code::Dask, "a\u{1b}[2Jb").with_hint("c\u{7}");
+        assert!(!odd.text(str::to_owned).contains(['\u{1b}', '\u{7}']));
+        assert_eq!(odd.json()["error"]["message"], "a\u{1b}[2Jb");
         let json = e.json();
         assert_eq!(json["error"]["code"], "E-DEADLINE");
         assert_eq!(json["error"]["exit"], 6);

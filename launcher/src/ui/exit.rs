@@ -30,6 +30,16 @@ pub enum Exit {
     Changes = 10,
     /// Interrupted; what was created has been deleted.
     Interrupted = 130,
+    /// The same, when another program asked for it (SIGTERM).
+    Terminated = 143,
+}
+
+impl Exit {
+    /// Whether the command was interrupted, by whomever.
+    #[must_use]
+    pub const fn is_interrupted(self) -> bool {
+        matches!(self, Self::Interrupted | Self::Terminated)
+    }
 }
 
 /// The exit code that an error's code leads to.

@@ -1,30 +1,6 @@
 //! Numbers as people read them.
 
-use std::borrow::Cow;
 use std::time::Duration;
-
-/// A text that others had a hand in (a node's error, a provider's answer) without
-/// what would move the cursor, recolour the screen or turn the direction of
-/// writing: such characters are shown as `\u{1b}`. Tabs and ends of lines stay.
-#[must_use]
-pub fn clean(text: &str) -> Cow<'_, str> {
-    let is_odd = |c: char| {
-        (c.is_control() && !matches!(c, '\t' | '\n'))
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(is_odd) {
-        return text.into();
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if is_odd(c) {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out.into()
-}
 
 /// `0.4s`, `12s`, `3m20s`, `2h05m`, `3d4h`.
 #[must_use]
@@ -72,12 +48,6 @@ pub fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_from_elsewhere_moves_the_cursor() {
-        assert_eq!(clean("ok\tgrün\n日本"), "ok\tgrün\n日本");
-        assert_eq!(clean("a\u{1b}[2Jb\rc\u{202e}d"), "a\\u{1b}[2Jb\\rc\\u{202e}d");
-    }
 
     #[test]
     fn forms() {

@@ -1,6 +1,7 @@
 //! Everything that reaches the user's terminal goes through here: results to
 //! stdout, the story to stderr, errors with a code and something to try.
 
+mod clean;
 mod error;
 mod exit;
 mod human;
@@ -8,9 +9,10 @@ mod printer;
 mod progress;
 mod table;
 
+pub use clean::{clean, clean_lines};
 pub use error::Error;
 pub use exit::{Exit, exit_of};
-pub use human::{age, bytes, clean, seconds};
+pub use human::{age, bytes, seconds};
 pub use printer::Printer;
 pub use progress::Progress;
 pub(crate) use progress::iso;

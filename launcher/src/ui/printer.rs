@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 use herdsman_wire::Code;
 use serde::Serialize;
 
+use super::clean::clean_lines;
 use super::error::Error;
 use crate::command::cli::{Color, Events, Global, Output};
 
@@ -83,6 +84,14 @@ impl Printer {
         self.verbose
     }
 
+    /// Text for people to stdout, cleaned of what a terminal would obey.
+    ///
+    /// # Errors
+    /// As [`Printer::data`].
+    pub fn text(&self, text: &str) -> Result<(), Error> {
+        self.data(&clean_lines(text))
+    }
+
     /// Text to stdout as it is.
     ///
     /// # Errors
@@ -116,7 +125,7 @@ impl Printer {
     /// A line of the story.
     pub fn note(&self, text: &str) {
         if !self.quiet && !self.events {
-            Self::err(&format!("{text}\n"));
+            Self::err(&format!("{}\n", clean_lines(text)));
         }
     }
 
@@ -124,7 +133,7 @@ impl Printer {
     pub fn warn(&self, text: &str) {
         if !self.quiet && !self.events {
             let label = self.paint("warning:", AnsiColor::Yellow);
-            Self::err(&format!("{label} {text}\n"));
+            Self::err(&format!("{label} {}\n", clean_lines(text)));
         }
     }
 
@@ -181,7 +190,7 @@ impl Printer {
                     .with_hint("add -y to answer yes"),
             );
         }
-        Self::err(&format!("{question} [y/N] "));
+        Self::err(&format!("{} [y/N] ", clean_lines(question)));
         let mut answer = String::new();
         let read = std::io::stdin().read_line(&mut answer);
         if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {

@@ -11,6 +11,7 @@ use herdsman_wire::{NodeName, Timestamp};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::clean::{clean, clean_lines};
 use super::human;
 use super::printer::Printer;
 use crate::cluster::Step;
@@ -48,16 +49,14 @@ impl Line {
             text += &format!("  {} {}", phase.as_str(), human::seconds(*took));
         }
         match &self.now {
-            Some((phase, Some(detail))) if !self.ready => {
-                text += &format!("  {} … {}", phase.as_str(), human::clean(detail))
-            }
+            Some((phase, Some(detail))) if !self.ready => text += &format!("  {} … {detail}", phase.as_str()),
             Some((phase, None)) if !self.ready => text += &format!("  {} …", phase.as_str()),
             _ => {}
         }
         if self.ready {
             text += "  ready";
         }
-        text
+        clean(&text).into_owned()
     }
 }
 
@@ -90,9 +89,9 @@ impl Progress {
         if self.printer.events() {
             self.printer.event(&json!({"t": iso(Timestamp::now()), "note": text}));
         } else if let Some(bars) = &self.bars {
-            let _ = bars.println(human::clean(text));
+            let _ = bars.println(clean_lines(text));
         } else {
-            self.printer.note(&human::clean(text));
+            self.printer.note(text);
         }
     }
 
@@ -138,8 +137,7 @@ impl Progress {
         self.draw(node, line, many);
         if self.bars.is_none() && phase.status == PhaseStatus::Failed {
             let why = phase.error.as_ref().map_or("failed", |e| e.message.as_str());
-            self.printer
-                .note(&format!("{node}: {}: {}", phase.phase.as_str(), human::clean(why)));
+            self.printer.note(&format!("{node}: {}: {why}", phase.phase.as_str()));
         }
     }
 
@@ -158,8 +156,7 @@ impl Progress {
         if self.bars.is_none() && line.ready && !was {
             self.printer.note(&line.text(node));
         } else if matches!(state, NodeState::Lost | NodeState::Revoked) {
-            self.printer
-                .note(&format!("{node}: {}", human::clean(why.unwrap_or("is lost"))));
+            self.printer.note(&format!("{node}: {}", why.unwrap_or("is lost")));
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::clean::clean;
+
 /// A table that grows row by row.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -17,10 +19,10 @@ impl Table {
         }
     }
 
-    /// Adds a row; control characters in cells become spaces.
+    /// Adds a row; cells are cleaned, as much in them comes from elsewhere.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        let clean = |c: String| c.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        self.rows.push(cells.into_iter().map(clean).collect());
+        self.rows
+            .push(cells.into_iter().map(|c| clean(&c).into_owned()).collect());
     }
 
     /// Whether there are rows beside the head.
@@ -62,7 +64,7 @@ mod tests {
         let mut t = Table::new(&["NAME", "STATE"]);
         assert!(t.is_empty());
         t.row(["a-long-name".into(), "up".into()]);
-        t.row(["ü\u{1b}[31m".into(), "".into()]);
-        assert_eq!(t.text(), "NAME         STATE\na-long-name  up\nü [31m\n");
+        t.row(["ü\u{1b}[31m\r".into(), "".into()]);
+        assert_eq!(t.text(), "NAME         STATE\na-long-name  up\nü\\r\n");
     }
 }

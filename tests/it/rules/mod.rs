@@ -3,4 +3,5 @@
 mod commands;
 mod ends;
 mod own;
+mod settings;
 mod user;

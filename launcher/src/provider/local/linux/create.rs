@@ -62,9 +62,13 @@ impl Local {
             return Vec::new();
         }
         let (me, cluster, specs) = (self.clone(), cluster.clone(), machines.to_vec());
-        let prepared = blocking(move || me.prepare_all(&cluster, &specs))
-            .await
-            .and_then(|prepared| prepared);
+        let making = self.making.begin().await;
+        let prepared = blocking(move || {
+            let _making = making;
+            me.prepare_all(&cluster, &specs)
+        })
+        .await
+        .and_then(|prepared| prepared);
         // Held until all keepers listen, so that nobody takes a node that is
         // about to come for one that is broken.
         let (prepared, _lock) = match prepared {

@@ -38,6 +38,7 @@ impl Local {
             nodes.push((m.cluster.clone(), m.node.clone()));
         }
         let me = self.clone();
+        self.making.settled().await;
         blocking(move || {
             // Each waits for its own nodes to end, so none for another.
             let ended: Vec<Deleted> = std::thread::scope(|scope| {
@@ -61,6 +62,7 @@ impl Local {
 
     pub(in super::super) async fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         let (me, cluster) = (self.clone(), cluster.clone());
+        self.making.settled().await;
         blocking(move || {
             let _lock = lock::take_existing(&me.layout.cluster(&cluster.id))?;
             Ok(me.delete_rest_now(&cluster))

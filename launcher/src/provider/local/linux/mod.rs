@@ -18,9 +18,11 @@ use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use herdsman_wire::join::Paths;
 use herdsman_wire::{ClusterId, ClusterName, Code, NodeName, Role, limits};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use super::super::{ClusterRef, LocalSettings, Machine, Placement, ProviderError, Tags};
 use super::Network;
@@ -35,6 +37,24 @@ pub(super) struct Local {
     agent: PathBuf,
     layout: Layout,
     network: Network,
+    making: Making,
+}
+
+/// Work on a thread of its own goes on when the caller is interrupted. What
+/// deletes waits for it, or it would make things behind the deletion's back.
+#[derive(Clone, Debug, Default)]
+struct Making(Arc<RwLock<()>>);
+
+impl Making {
+    /// Held by the work itself.
+    async fn begin(&self) -> OwnedRwLockReadGuard<()> {
+        self.0.clone().read_owned().await
+    }
+
+    /// Ends when nothing is being made.
+    async fn settled(&self) {
+        drop(self.0.write().await);
+    }
 }
 
 fn fail(code: Code, message: impl Into<String>) -> ProviderError {
@@ -81,6 +101,7 @@ impl Local {
                 run_base: absolute(settings.run_base),
             },
             network: settings.network,
+            making: Making::default(),
         }
     }
 
@@ -122,7 +143,9 @@ impl Local {
 
     pub(super) async fn ensure_network(&self, cluster: &ClusterRef, _: &Tags) -> Result<(), ProviderError> {
         let (me, cluster) = (self.clone(), cluster.clone());
+        let making = self.making.begin().await;
         blocking(move || {
+            let _making = making;
             let record = {
                 let _lock = lock::take(&me.layout.base)?;
                 me.cluster_record(&cluster)?
@@ -138,6 +161,7 @@ impl Local {
 
     pub(super) async fn list(&self, cluster: Option<&ClusterName>) -> Result<Vec<Machine>, ProviderError> {
         let (me, cluster) = (self.clone(), cluster.cloned());
+        self.making.settled().await;
         blocking(move || me.list_now(cluster.as_ref())).await?
     }
 

@@ -1,0 +1,136 @@
+//! Arguments of `up`, each of which is also a setting.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use herdsman_wire::ClusterName;
+
+use super::unseen::Unseen;
+use crate::config::{
+    Allow, EnvSource, Limit, LocalNetwork, Period, ProviderName, SecretName, Size, Tag, Threads, Variable, Wait,
+    WorkerRange,
+};
+
+/// Arguments of `up`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = "\
+Examples:
+  herdsman up                            a cluster on this machine, with defaults
+  herdsman up demo --workers 8           with eight workers
+  herdsman up demo --idle 1h             ends by itself an hour after the last task
+  herdsman up ci -f herdsman.toml -o json --events jsonl")]
+pub struct UpArgs {
+    /// Name of the cluster
+    pub name: Option<ClusterName>,
+    /// Settings file in place of ./herdsman.toml
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// What makes the machines
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<ProviderName>,
+    /// How many workers: 4, or 2..8 to follow the work
+    #[arg(short = 'n', long, value_name = "N|MIN..MAX")]
+    pub workers: Option<WorkerRange>,
+    /// Threads of each worker process
+    #[arg(long, value_name = "N|auto")]
+    pub threads: Option<Threads>,
+    /// Memory of each worker's node, such as 16GiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Size>,
+    /// Worker processes on each node
+    #[arg(long, value_name = "N")]
+    pub workers_per_node: Option<std::num::NonZeroU16>,
+    /// Class of worker processes under the nanny
+    #[arg(long, value_name = "CLASS")]
+    pub worker_class: Option<String>,
+    /// Further argument of `dask worker` (again for more)
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub worker_option: Vec<String>,
+    /// Further argument of `dask scheduler` (again for more)
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub scheduler_option: Vec<String>,
+    /// Where the nodes' Python environment comes from: auto, copy, lock:FILE, image, none
+    #[arg(long, value_name = "SOURCE", help_heading = "Python environment")]
+    pub env: Option<EnvSource>,
+    /// Environment or interpreter to copy [default: the active one]
+    #[arg(long, value_name = "PATH", help_heading = "Python environment")]
+    pub python: Option<PathBuf>,
+    /// Environment variable of Dask's processes (again for more)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = Unseen::<Variable>::new(), help_heading = "Python environment")]
+    pub env_var: Vec<Variable>,
+    /// Secret variable whose value is read here and sent over mTLS (again for more)
+    #[arg(long, value_name = "NAME", value_parser = Unseen::<SecretName>::new(), help_heading = "Python environment")]
+    pub secret: Vec<SecretName>,
+    /// End by itself after this long without a task [default: 20m]
+    #[arg(long, value_name = "20m|off", help_heading = "Limits")]
+    pub idle: Option<Limit>,
+    /// End by itself after this long without a client
+    #[arg(long, value_name = "1h|off", help_heading = "Limits")]
+    pub no_client: Option<Limit>,
+    /// End by itself this long after the start [default: 12h]
+    #[arg(long, value_name = "12h|off", help_heading = "Limits")]
+    pub lifetime: Option<Limit>,
+    /// Most workers there may ever be
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    pub max_workers: Option<u32>,
+    /// How long the start may take [default: 5m]
+    #[arg(long, value_name = "5m", help_heading = "Limits")]
+    pub start_timeout: Option<Period>,
+    /// What to wait for: none, scheduler, first, all, or a share such as 50%
+    #[arg(long, value_name = "WHAT")]
+    pub wait: Option<Wait>,
+    /// Who may reach the cluster's ports: me, none, or a network (again for more)
+    #[arg(long, value_name = "CIDR|me|none", help_heading = "Security")]
+    pub allow: Vec<Allow>,
+    /// Certificates of your own for Dask's traffic.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// How the nodes of provider `local` are joined
+    #[arg(long, value_name = "HOW")]
+    pub local_network: Option<LocalNetwork>,
+    /// Tag of everything that is made (again for more)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = Unseen::<Tag>::new())]
+    pub tag: Vec<Tag>,
+    /// Only print the resolved settings; nothing is made
+    #[arg(long)]
+    pub plan: bool,
+    /// Keep what was made when the start fails
+    #[arg(long)]
+    pub keep_failed: bool,
+}
+
+/// The user's own certificates.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Security")]
+pub struct TlsArgs {
+    /// Plain TCP for Dask's own traffic: anybody who reaches it can run code
+    #[arg(long)]
+    pub insecure: bool,
+    /// Certificates that Dask trusts, in place of the cluster's own
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca_file: Option<PathBuf>,
+    /// Certificate for all roles without one of their own
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// The scheduler's certificate
+    #[arg(long, value_name = "FILE")]
+    pub tls_scheduler_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub tls_scheduler_key: Option<PathBuf>,
+    /// The workers' certificate
+    #[arg(long, value_name = "FILE")]
+    pub tls_worker_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub tls_worker_key: Option<PathBuf>,
+    /// The client's certificate
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_key: Option<PathBuf>,
+}
