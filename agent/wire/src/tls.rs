@@ -43,6 +43,19 @@ pub fn certified_key(chain_pem: &str, key_pem: &Secret) -> Result<CertifiedKey, 
     CertifiedKey::from_der(pem_chain(chain_pem)?, key, &provider()).map_err(|e| read("chain and key", e))
 }
 
+/// The public key (bits without the algorithm) that belongs to a private one.
+/// Absent for kinds of keys that are not used here.
+#[must_use]
+pub fn public_key(key_pem: &Secret) -> Option<Vec<u8>> {
+    use x509_parser::prelude::FromDer;
+    use x509_parser::x509::SubjectPublicKeyInfo;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.reveal().as_bytes()).ok()?;
+    let key = provider().key_provider.load_private_key(key).ok()?;
+    let public = key.public_key()?;
+    let (_, info) = SubjectPublicKeyInfo::from_der(&public).ok()?;
+    Some(info.subject_public_key.data.to_vec())
+}
+
 /// Client side: trusts one root, shows one certificate, resumes nothing.
 ///
 /// # Errors

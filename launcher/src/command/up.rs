@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, OwnCertificate, f64Eq};
-use herdsman_wire::{Code, Secret};
+use herdsman_wire::{Code, Secret, Timestamp};
 use serde_json::json;
 
 use super::cli::{Output, UpArgs};
@@ -12,6 +12,7 @@ use super::packages::{self, Chosen};
 use super::signals::interruptible;
 use crate::cluster::{self, Context, Outcome, Wanted};
 use crate::config::{OwnCertificates, ProviderName, Settings, Wait};
+use crate::pki::own::Use;
 use crate::ui::{Error, Exit, Progress, iso, seconds};
 
 pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
@@ -145,11 +146,12 @@ fn security(settings: &Settings) -> Result<DaskSecurity, Error> {
     let Some(own) = &settings.own else {
         return Ok(DaskSecurity::Cluster);
     };
-    Ok(DaskSecurity::Own {
-        ca: read(&own.ca)?,
-        scheduler: certificate(&own.scheduler)?,
-        worker: certificate(&own.worker)?,
-    })
+    let ca = read(&own.ca)?;
+    let scheduler = certificate(&ca, &own.scheduler, Use::Node)?;
+    let worker = certificate(&ca, &own.worker, Use::Node)?;
+    // The client's stays on this computer; that it works is wanted as well.
+    certificate(&ca, &own.client, Use::Client)?;
+    Ok(DaskSecurity::Own { ca, scheduler, worker })
 }
 
 fn read(path: &Path) -> Result<String, Error> {
@@ -158,7 +160,11 @@ fn read(path: &Path) -> Result<String, Error> {
 }
 
 /// Files travel, not their paths; and what Dask would refuse is refused here.
-fn certificate((chain, key): &(std::path::PathBuf, std::path::PathBuf)) -> Result<OwnCertificate, Error> {
+fn certificate(
+    ca: &str,
+    (chain, key): &(std::path::PathBuf, std::path::PathBuf),
+    wanted: Use,
+) -> Result<OwnCertificate, Error> {
     let text = Secret::new(read(chain)?);
     let key_text = Secret::new(read(key)?);
     let at = text.reveal().find("-----BEGIN CERTIFICATE");
@@ -167,10 +173,13 @@ fn certificate((chain, key): &(std::path::PathBuf, std::path::PathBuf)) -> Resul
     let end = text.reveal().rfind("-----END CERTIFICATE-----").unwrap_or(from);
     let certificate = text.reveal()[from..].get(..end + 25 - from).unwrap_or_default();
     let key_pem = private_key(key_text.reveal()).ok_or_else(|| bad(key, "holds no private key in PEM"))?;
-    Ok(OwnCertificate {
+    let own = OwnCertificate {
         certificate: format!("{}\n", certificate.trim_end()),
         key: Secret::new(format!("{key_pem}\n")),
-    })
+    };
+    crate::pki::own::check(ca, &own.certificate, &own.key, wanted, Timestamp::now())
+        .map_err(|why| bad(chain, &why).with_hint(format!("its key is {}", key.display())))?;
+    Ok(own)
 }
 
 /// The first private key of a PEM text that may hold certificates too.

@@ -3,6 +3,8 @@
 //! has its issuing certificates they are dropped, and nothing that could mint
 //! another issuing certificate exists any more.
 
+pub mod own;
+
 use std::time::Duration;
 
 use herdsman_wire::api::CsrReply;
