@@ -604,9 +604,10 @@ impl Hub {
         let mut entries = Vec::new();
         let mut all = Vec::new();
         for node in nodes {
+            self.must_be_worker(node, "removed")?;
             let serials = locked(&self.registry).serials_of(node);
             if serials.is_empty() {
-                return Err(ApiError::new(Code::NotFound, format!("no node {node} in this cluster")));
+                return Err(self.no_node(node));
             }
             all.extend(serials.iter().cloned());
             entries.push(Entry::Revoked {
@@ -754,6 +755,29 @@ impl Hub {
             .collect()
     }
 
+    /// The error for a name that is none.
+    pub(super) fn no_node(&self, node: &NodeName) -> ApiError {
+        ApiError::new(Code::NotFound, format!("no node {node} in this cluster")).with_hint(format!(
+            "herdsman status {}          shows the nodes there are",
+            self.name
+        ))
+    }
+
+    fn must_be_worker(&self, node: &NodeName, what: &str) -> Result<(), ApiError> {
+        let role = locked(&self.registry).node(node).map(|n| n.role);
+        match role {
+            None => Err(self.no_node(node)),
+            Some(Role::Worker) => Ok(()),
+            Some(Role::Scheduler) => {
+                Err(
+                    ApiError::new(Code::Usage, format!("{node} is the scheduler; only workers are {what}")).with_hint(
+                        format!("herdsman down {}          deletes the whole cluster", self.name),
+                    ),
+                )
+            }
+        }
+    }
+
     /// Empties workers so that their machines can go.
     ///
     /// # Errors
@@ -767,17 +791,11 @@ impl Hub {
             request.nodes.clone()
         };
         for node in &nodes {
-            let known = locked(&self.registry).node(node).map(|n| n.role);
-            match known {
-                None => return Err(ApiError::new(Code::NotFound, format!("no node {node} in this cluster"))),
-                Some(Role::Scheduler) => {
-                    return Err(ApiError::new(
-                        Code::Usage,
-                        format!("{node} is the scheduler; only workers are retired"),
-                    ));
-                }
-                Some(Role::Worker) => self.set_state(node, NodeState::Draining, None),
-            }
+            self.must_be_worker(node, "retired")?;
+        }
+        // Only when all names are good: nothing would take a state back.
+        for node in &nodes {
+            self.set_state(node, NodeState::Draining, None);
         }
         let names = self.worker_names(&nodes);
         let mut result = api::Retired::default();
@@ -915,6 +933,14 @@ impl Hub {
         };
         drop(registry);
         result.map_err(|r| self.refuse("request", &who, from, r))
+    }
+
+    /// Whether a certificate was taken away; see [`Self::check`] for all else.
+    ///
+    /// # Errors
+    /// [`Code::Revoked`].
+    pub fn check_revoked(&self, cert: &CertificateFacts) -> Result<(), ApiError> {
+        locked(&self.registry).check_revoked(cert)
     }
 
     // Sessions ------------------------------------------------------------

@@ -69,6 +69,12 @@ async fn route(stage: &Arc<Stage>, peer: &Peer, request: Request<Incoming>) -> A
             None => e,
         });
     }
+    if route == Route::Version
+        && let Some(hub) = stage.hub.get()
+    {
+        // Not even this for a certificate that was taken away.
+        hub.check_revoked(&peer.cert)?;
+    }
     match (stage.hub.get(), route) {
         (hub, Route::Version) => json(&api::VersionReply {
             protocol: version::PROTOCOL,
@@ -300,7 +306,7 @@ async fn node_stream(hub: &Arc<Hub>, peer: &Peer, name: &NodeName, request: Requ
         return Err(if known {
             ApiError::new(Code::Unreachable, format!("{name} is not connected to the hub"))
         } else {
-            ApiError::new(Code::NotFound, format!("no node {name} in this cluster"))
+            hub.no_node(name)
         });
     }
     let Ok(Ok(node)) = tokio::time::timeout(CONNECT_BACK, connected).await else {
