@@ -1,0 +1,88 @@
+//! `up` is killed, as by a crash of the laptop: nothing is told to anybody.
+
+use std::io::BufRead as _;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use herdsman_tests::home::Home;
+use herdsman_tests::trouble::assert_no_namespace;
+
+use super::computes;
+
+/// When the blow falls.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    Millis(u64),
+    /// With the first sign of a worker.
+    Worker,
+}
+
+const MOMENTS: [Moment; 5] = [
+    Moment::Millis(50),
+    Moment::Millis(200),
+    Moment::Millis(600),
+    Moment::Millis(1200),
+    Moment::Worker,
+];
+
+/// Starts `up` and kills it at that moment.
+fn killed(home: &Home, name: &str, moment: Moment) -> Result<()> {
+    let mut child: Child = home
+        .command(&["up", name, "--workers", "1", "--events", "jsonl"])?
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    match moment {
+        Moment::Millis(n) => std::thread::sleep(Duration::from_millis(n)),
+        Moment::Worker => {
+            let events = std::io::BufReader::new(child.stderr.take().context("no events")?);
+            let wanted = format!("\"node\":\"{name}-w0\",\"phase\":\"enrol\"");
+            for line in events.lines() {
+                if line?.contains(&wanted) {
+                    break;
+                }
+            }
+        }
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+#[test]
+fn the_next_up_finishes_or_repeats_what_a_killed_one_began() -> Result<()> {
+    let home = Home::new()?;
+    for moment in MOMENTS {
+        killed(&home, "bhkup", moment)?;
+        let up = home.json(&["up", "bhkup", "--workers", "1"]);
+        let up = up.with_context(|| format!("after {moment:?}"))?;
+        ensure!(up["workers"]["ready"] == 1, "{moment:?}: {up}");
+        // Not beside what the first one made.
+        let nodes = home.json(&["status"])?["status"]["nodes"]
+            .as_array()
+            .map_or(0, Vec::len);
+        let agents = home.processes().iter().filter(|(_, l)| l.contains(" run ")).count();
+        ensure!((nodes, agents) == (2, 2), "{moment:?}: {nodes} nodes, {agents} agents");
+        computes(&home, "bhkup")?;
+        home.ok(&["down", "bhkup"])?;
+        home.assert_clean().with_context(|| format!("{moment:?}"))?;
+    }
+    assert_no_namespace("bhkup")
+}
+
+#[test]
+fn down_leaves_nothing_of_what_a_killed_up_began() -> Result<()> {
+    let home = Home::new()?;
+    for moment in MOMENTS {
+        killed(&home, "bhkdown", moment)?;
+        let ran = home.run(&["down", "bhkdown"])?;
+        // The first blow may fall before anything was written down.
+        let early = ran.code == 3 && matches!(moment, Moment::Millis(50));
+        ensure!(ran.code == 0 || early, "{moment:?}: {ran:?}");
+        home.assert_clean().with_context(|| format!("{moment:?}"))?;
+        assert_no_namespace("bhkdown").with_context(|| format!("{moment:?}"))?;
+        ensure!(home.json(&["ls"])?["clusters"] == serde_json::json!([]));
+    }
+    Ok(())
+}
