@@ -134,10 +134,35 @@ a = c.submit(lambda: b'x' * 10**6, workers=['demo-w0'], pure=False)
 print(c.submit(len, a, workers=['demo-w1'], pure=False).result())";
     let out = home.compute("demo", program)?;
     ensure!(out.trim() == "1000000", "{out}");
+    // What protects it is settled; nothing may quietly pretend otherwise.
+    let ran = home.run(&["up", "demo", "--workers", "2"])?;
+    ensure!(
+        ran.code == 8 && ran.err.contains("certificates of your own") && ran.err.contains("try: "),
+        "{ran:?}"
+    );
+    computes(&home, "demo")?;
     // Files travel and secrets stay: the key is on no command line.
     for (_, line) in home.processes() {
         ensure!(!line.contains("PRIVATE KEY") && !line.contains("all.key"), "{line}");
     }
+    home.ok(&["down", "demo"])?;
+    home.assert_clean()
+}
+
+#[test]
+fn own_certificates_come_with_the_cluster_or_not_at_all() -> Result<()> {
+    let home = Home::new()?;
+    let folder = home.path().join("ca");
+    let ca = Authority::make(&folder, "Late Authority")?;
+    let leaf = ca.leaf("all", NOW)?;
+    home.ok(&["up", "demo", "--workers", "1"])?;
+    let ran = home.run(&up(&ca.root(), &leaf)?)?;
+    ensure!(
+        ran.code == 8 && ran.err.contains("certificates of the cluster's own"),
+        "{ran:?}"
+    );
+    // Clients still get the certificates that the cluster knows.
+    computes(&home, "demo")?;
     home.ok(&["down", "demo"])?;
     home.assert_clean()
 }
@@ -170,7 +195,7 @@ fn own_certificates_that_cannot_work_are_refused_before_anything_is_made() -> Re
         (foreign, "foreign.pem"),
         ([pem.clone(), no_key], "no-key.pem"),
         ([pem.clone(), locked], "password"),
-        ([pem.clone(), missing], "missing.pem"),
+        ([pem, missing], "missing.pem"),
         ([key.clone(), key], "no certificate"),
     ];
     for (leaf, word) in cases {
