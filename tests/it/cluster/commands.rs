@@ -1,7 +1,7 @@
 //! Two commands at once, and commands that do not say which cluster they mean.
 
 use std::io::BufRead as _;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use herdsman_tests::home::Home;
@@ -10,16 +10,27 @@ use serde_json::Value;
 
 use super::{computes, pid_of, signal};
 
+/// Ends with the test, however that ends: what is frozen would outlive its home.
+struct Frozen(Child);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn one_command_at_a_time_works_on_a_cluster() -> Result<()> {
     let home = Home::new()?;
-    let mut first = home
+    let first = home
         .command(&["up", "demo", "--workers", "1", "--events", "jsonl"])?
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()?;
-    let pid = pid_of(&first)?;
-    let mut events = std::io::BufReader::new(first.stderr.take().context("no events")?);
+    let mut first = Frozen(first);
+    let pid = pid_of(&first.0)?;
+    let mut events = std::io::BufReader::new(first.0.stderr.take().context("no events")?);
     let mut line = String::new();
     events.read_line(&mut line)?;
     ensure!(line.contains("\"create\""), "{line}");
@@ -55,7 +66,7 @@ fn one_command_at_a_time_works_on_a_cluster() -> Result<()> {
     for line in events.lines() {
         let _ = line?;
     }
-    ensure!(first.wait()?.success());
+    ensure!(first.0.wait()?.success());
     computes(&home, "demo")?;
     home.ok(&["down", "demo"])?;
     home.assert_clean()
