@@ -2,6 +2,7 @@
 
 mod attacks;
 mod basics;
+mod cluster;
 mod dashboard;
 mod environment;
 mod fuzz;

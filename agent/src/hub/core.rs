@@ -354,6 +354,14 @@ impl Hub {
         Ok(())
     }
 
+    /// Whether a certificate was taken away; see [`Self::check`] for all else.
+    ///
+    /// # Errors
+    /// [`Code::Revoked`].
+    pub fn check_revoked(&self, cert: &CertificateFacts) -> Result<(), ApiError> {
+        self.registry().check_revoked(cert)
+    }
+
     /// A certificate is checked at each use, not only in its handshake.
     ///
     /// # Errors

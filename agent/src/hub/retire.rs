@@ -26,15 +26,18 @@ impl Hub {
         for node in &nodes {
             let known = self.registry().node(node).map(|n| n.role);
             match known {
-                None => return Err(ApiError::new(Code::NotFound, format!("no node {node} in this cluster"))),
+                None => return Err(self.no_node(node)),
                 Some(Role::Scheduler) => {
-                    return Err(ApiError::new(
-                        Code::Usage,
-                        format!("{node} is the scheduler; only workers are retired"),
-                    ));
+                    let text = format!("{node} is the scheduler; only workers are retired");
+                    let hint = format!("herdsman down {}          deletes the whole cluster", self.name);
+                    return Err(ApiError::new(Code::Usage, text).with_hint(hint));
                 }
-                Some(Role::Worker) => self.set_state(node, NodeState::Draining, None),
+                Some(Role::Worker) => {}
             }
+        }
+        // Only when all names are good: nothing would take a state back.
+        for node in &nodes {
+            self.set_state(node, NodeState::Draining, None);
         }
         let names = self.worker_names(&nodes);
         let mut result = api::Retired::default();

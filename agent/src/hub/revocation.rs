@@ -34,7 +34,7 @@ impl Hub {
         for node in nodes {
             let serials = self.registry().serials_of(node);
             if serials.is_empty() {
-                return Err(ApiError::new(Code::NotFound, format!("no node {node} in this cluster")));
+                return Err(self.no_node(node));
             }
             all.extend(serials.iter().cloned());
             entries.push(Entry::Revoked {
@@ -65,6 +65,12 @@ impl Hub {
                 .await;
         }
         Ok(())
+    }
+
+    /// The error for a name that is none.
+    pub(super) fn no_node(&self, node: &NodeName) -> ApiError {
+        let hint = format!("herdsman status {}          shows the nodes there are", self.name);
+        ApiError::new(Code::NotFound, format!("no node {node} in this cluster")).with_hint(hint)
     }
 
     /// Takes trust away from a person: certificates, live connections, tunnels, and

@@ -60,6 +60,12 @@ async fn route(stage: &Arc<Stage>, peer: &Peer, request: Request<Incoming>) -> A
             None => e,
         });
     }
+    if route == Route::Version
+        && let Some(hub) = stage.hub.get()
+    {
+        // Not even this for a certificate that was taken away.
+        hub.check_revoked(&peer.cert)?;
+    }
     match (stage.hub.get(), route) {
         (hub, Route::Version) => json(&api::VersionReply {
             protocol: version::PROTOCOL,

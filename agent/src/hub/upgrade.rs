@@ -48,7 +48,7 @@ pub(super) async fn node_stream(hub: &Arc<Hub>, peer: &Peer, name: &NodeName, re
         return Err(if known {
             ApiError::new(Code::Unreachable, format!("{name} is not connected to the hub"))
         } else {
-            ApiError::new(Code::NotFound, format!("no node {name} in this cluster"))
+            hub.no_node(name)
         });
     }
     let Ok(Ok((node, their_end))) = tokio::time::timeout(CONNECT_BACK, connected).await else {

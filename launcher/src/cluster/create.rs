@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use herdsman_wire::api::{Expected, OperatorSerials};
+use herdsman_wire::spec::DaskSecurity;
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp, limits};
 use tokio::time::Instant;
 
@@ -78,7 +79,8 @@ impl Making {
             scheduler: None,
             roots: roots.pems.clone(),
             fingerprint: pin,
-            insecure: wanted.spec.dask.security == herdsman_wire::spec::DaskSecurity::None,
+            insecure: wanted.spec.dask.security == DaskSecurity::None,
+            own: matches!(wanted.spec.dask.security, DaskSecurity::Own { .. }),
             stage: Stage::Creating,
         };
         ctx.store.save(&record)?;

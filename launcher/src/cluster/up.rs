@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use herdsman_wire::api::{Expected, VersionReply};
 use herdsman_wire::report::{ClusterStatus, NodeState, NodeStatus};
+use herdsman_wire::spec::DaskSecurity;
 use herdsman_wire::{ApiError, Code, NodeName, Role};
 use tokio::time::Instant;
 
@@ -246,22 +247,7 @@ async fn converge(
     see: Observe<'_>,
 ) -> Result<Outcome, ApiError> {
     let status: ClusterStatus = access.link.get("/v1/status", crate::link::SOON).await?;
-    let insecure = wanted.spec.dask.security == herdsman_wire::spec::DaskSecurity::None;
-    if insecure != access.record.insecure {
-        let name = &wanted.name;
-        let (is, asked) = if access.record.insecure {
-            ("insecure", "a secure one")
-        } else {
-            ("secure", "an insecure one")
-        };
-        return Err(ApiError::new(
-            Code::Conflict,
-            format!("`{name}` exists and is {is}; {asked} was asked for"),
-        )
-        .with_hint(format!(
-            "herdsman down {name}          deletes it, so that it can be made anew"
-        )));
-    }
+    same_security(&access.record, wanted)?;
     super::environment::converge(&access, wanted, &status, until, see).await?;
     let have = status.nodes.iter().filter(|n| super::scale::counts(n)).count();
     let have = u32::try_from(have).unwrap_or(u32::MAX);
@@ -283,6 +269,39 @@ async fn converge(
         status,
         existed: true,
     })
+}
+
+/// What protects Dask's traffic is settled when a cluster is made.
+fn same_security(record: &Record, wanted: &Wanted) -> Result<(), ApiError> {
+    let [is, asked] = [
+        (record.insecure, record.own),
+        match wanted.spec.dask.security {
+            DaskSecurity::None => (true, false),
+            DaskSecurity::Own { .. } => (false, true),
+            DaskSecurity::Cluster => (false, false),
+        },
+    ];
+    if is == asked {
+        return Ok(());
+    }
+    let describe = |(insecure, own)| match (insecure, own) {
+        (true, _) => "insecure",
+        (_, true) => "secured by certificates of your own",
+        _ => "secured by certificates of the cluster's own",
+    };
+    let name = &record.cluster.name;
+    Err(ApiError::new(
+        Code::Conflict,
+        format!(
+            "`{name}` exists and is {}; now it was to be {}",
+            describe(is),
+            describe(asked)
+        ),
+    )
+    .with_hint("give the same security options as when it was made")
+    .with_hint(format!(
+        "herdsman down {name}          deletes it, so that it can be made anew"
+    )))
 }
 
 /// Deletes what this call made, and says so in the error.

@@ -136,15 +136,15 @@ async fn row(ctx: &Context, name: ClusterName, machines: &[Machine], offline: bo
         name,
     };
     let stage = record.as_ref().map(|r| r.stage);
-    if machines.is_empty() {
+    if stage.is_some_and(|s| s == Stage::Creating || (s == Stage::Deleting && !machines.is_empty())) {
+        row.state = "incomplete".into();
+        row.hint = Some(format!("herdsman up {0}  or  herdsman down {0}", row.name));
+    } else if machines.is_empty() {
         row.state = "gone".into();
         row.hint = Some(format!("herdsman down {}   forgets it", row.name));
     } else if machines.iter().all(|m| !m.running) {
         row.state = "ended".into();
         row.hint = Some(format!("herdsman down {}   deletes what is left", row.name));
-    } else if stage.is_some_and(|s| s != Stage::Up) {
-        row.state = "incomplete".into();
-        row.hint = Some(format!("herdsman up {0}  or  herdsman down {0}", row.name));
     } else if record.is_none() {
         row.state = "no key".into();
         row.hint = Some(format!("made elsewhere; herdsman down {} works", row.name));

@@ -51,7 +51,16 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
             Ok(0)
         }
         Err(e) if e.exit.is_interrupted() => Err(clean_up(&ctx, &wanted, existed, e).await),
-        Err(e) => Err(e),
+        Err(e) => {
+            // It may be up with fewer workers, and then has clients.
+            if let (Some(own), Ok(Some(record))) = (&settings.own, ctx.store.load(&wanted.name))
+                && record.own
+                && e.exit == Exit::Partly
+            {
+                remember_own(&ctx, &record, own)?;
+            }
+            Err(e)
+        }
     }
 }
 

@@ -76,6 +76,9 @@ pub struct Record {
     /// Whether Dask's own traffic is plain TCP.
     #[serde(default)]
     pub insecure: bool,
+    /// Whether it is carried by certificates of the user's own.
+    #[serde(default)]
+    pub own: bool,
     /// Tags of its resources.
     #[serde(default)]
     pub tags: Tags,

@@ -22,6 +22,7 @@ fn record(name: &str) -> (Record, UserKeys) {
         roots: roots.pems.clone(),
         fingerprint: pki::fingerprint(&roots.pems.control).unwrap(),
         insecure: false,
+        own: false,
         tags: Tags::new(),
         stage: Stage::Creating,
     };

@@ -39,6 +39,15 @@ impl Error {
         self
     }
 
+    /// With something to try, whoever forgot to say what.
+    #[must_use]
+    pub fn or_hint(mut self) -> Self {
+        if self.hint.is_empty() {
+            self.hint = general(self.code).iter().map(|&h| h.to_owned()).collect();
+        }
+        self
+    }
+
     /// Ends the command with this code instead of the one that follows from ours.
     #[must_use]
     pub const fn with_exit(mut self, exit: Exit) -> Self {
@@ -78,6 +87,23 @@ impl Error {
             "try": self.hint,
             "exit": self.exit as u8,
         }})
+    }
+}
+
+/// What helps with a kind of error, where nothing is known of its cause.
+const fn general(code: Code) -> &'static [&'static str] {
+    match code {
+        Code::Usage | Code::Malformed | Code::TooLarge => &["add --help to the command     shows what it takes"],
+        Code::Unreachable | Code::Deadline | Code::Busy => &[
+            "herdsman doctor NAME     says which part of the way is closed",
+            "herdsman ls              shows whether it has ended",
+        ],
+        Code::NotFound => &["herdsman ls              shows the clusters there are"],
+        Code::Boot | Code::Dask | Code::Leftover => &["herdsman logs NAME       shows what the nodes say"],
+        _ => &[
+            "herdsman doctor          looks at this computer; with a NAME, at that cluster",
+            "add -vv to the command   shows what it does",
+        ],
     }
 }
 

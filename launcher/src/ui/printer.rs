@@ -150,6 +150,7 @@ impl Printer {
         if e.exit == super::Exit::Done {
             return;
         }
+        let e = &e.clone().or_hint();
         if self.output == Output::Json {
             let _ = self.data(&format!("{}\n", e.json()));
         }
