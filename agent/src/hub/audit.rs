@@ -51,7 +51,7 @@ struct Inner {
 
 /// Refusals that are written down: of each caller in each minute, and of all. A
 /// caller with a valid certificate must not be able to fill the disk.
-const REFUSALS: u32 = 20;
+const REFUSALS: u32 = 100;
 const REFUSALS_OF_ALL: u32 = 500;
 const MINUTE: Duration = Duration::from_secs(60);
 

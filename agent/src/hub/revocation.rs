@@ -21,10 +21,14 @@ impl Hub {
     /// Nothing has changed then.
     pub async fn revoke(&self, nodes: &[NodeName], why: &str) -> Result<(), ApiError> {
         if nodes.contains(&self.own) {
-            return Err(
-                ApiError::new(Code::Conflict, "the scheduler cannot be cut off from its own cluster")
-                    .with_hint("end the cluster with `herdsman down`, and make a new one"),
-            );
+            return Err(ApiError::new(
+                Code::Conflict,
+                format!(
+                    "{} is the scheduler, which cannot be cut off from its own cluster",
+                    self.own
+                ),
+            )
+            .with_hint("end the cluster with `herdsman down`, and make a new one"));
         }
         // A renewal that is under way is revoked with the rest.
         let turns = self.turns.of(nodes.iter().map(NodeName::as_str)).await;

@@ -37,13 +37,14 @@ pub(super) fn security(
             "holds a private key too, and goes to every node; name the certificates alone",
         ));
     }
-    let checked = |files: &(std::path::PathBuf, std::path::PathBuf)| {
+    let checked = |files: &(std::path::PathBuf, std::path::PathBuf), listens| {
         let pair = certificate(files)?;
         check(files, &pair, &own.ca, &trusted)?;
+        usage(&files.0, &pair, listens)?;
         Ok::<_, Error>(pair)
     };
-    let (scheduler, worker) = (checked(&own.scheduler)?, checked(&own.worker)?);
-    let client = checked(&own.client)?;
+    let (scheduler, worker) = (checked(&own.scheduler, true)?, checked(&own.worker, true)?);
+    let client = checked(&own.client, false)?;
     let mut ends = Vec::new();
     for (files, pair) in [
         (&own.scheduler, &scheduler),
@@ -150,11 +151,12 @@ fn check(
     let (_, leaf) = X509Certificate::from_der(&shown[0]).map_err(|_| bad(path, "its certificate does not parse"))?;
     let now = Timestamp::now();
     let (from, to) = (time(&leaf.validity().not_before), time(&leaf.validity().not_after));
-    if now < from || now > to {
-        return Err(bad(
-            path,
-            format!("its certificate is good from {from} to {to}, and it is {now} now"),
-        ));
+    if now > to {
+        return Err(bad(path, format!("its certificate expired at {to}; it is {now} now")));
+    }
+    if now < from {
+        let what = format!("its certificate is not valid before {from}; it is {now} now");
+        return Err(bad(path, what));
     }
     // Who signs is looked for by name: Dask's OpenSSL takes kinds of keys and
     // certificates that this program cannot verify, and has the last word.
@@ -167,6 +169,10 @@ fn check(
     // Keys of kinds that this program does not know are left to Dask as well.
     let read =
         PrivateKeyDer::from_pem_slice(pair.key.reveal().as_bytes()).map_err(|_| bad(key, "its key is not PEM"))?;
+    // Whatever its kind, it is a sequence of DER.
+    if read.secret_der().first() != Some(&0x30) {
+        return Err(bad(key, "its key is damaged"));
+    }
     let public = tls::provider().key_provider.load_private_key(read).ok().and_then(|k| {
         let spki = k.public_key()?;
         Some(spki.to_vec())
@@ -176,6 +182,25 @@ fn check(
             key,
             format!("its key does not belong to the certificate in {}", path.display()),
         ));
+    }
+    Ok(())
+}
+
+/// Everybody connects; scheduler and workers are connected to as well.
+fn usage(path: &Path, pair: &OwnCertificate, listens: bool) -> Result<(), Error> {
+    let all = chain(path, &pair.certificate)?;
+    let Some(Ok((_, leaf))) = all.first().map(|der| X509Certificate::from_der(der)) else {
+        return Ok(());
+    };
+    let Ok(Some(usage)) = leaf.extended_key_usage() else {
+        return Ok(());
+    };
+    let usage = usage.value;
+    if !usage.any && !usage.client_auth {
+        return Err(bad(path, "is not for clients (extendedKeyUsage has no clientAuth)"));
+    }
+    if listens && !usage.any && !usage.server_auth {
+        return Err(bad(path, "is for clients only (extendedKeyUsage has no serverAuth)"));
     }
     Ok(())
 }

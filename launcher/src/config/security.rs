@@ -83,6 +83,7 @@ fn there(tls: &Paths) -> Result<(), ConfigError> {
             return Err(ConfigError::new(format!("there is no file {}", full.display()))
                 .code(Code::NotFound)
                 .key(format!("security.{name}"))
+                .hint("name a file in PEM; a path counts from the folder of what names it")
                 .at(path.origin.clone()));
         }
     }
