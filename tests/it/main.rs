@@ -6,5 +6,5 @@ mod cluster;
 mod dashboard;
 mod environment;
 mod fuzz;
-mod rules;
+mod settings;
 mod trouble;
