@@ -59,16 +59,19 @@ impl Hub {
             self.hang_up(node);
         }
         self.tell_members();
-        let names = self.worker_names(nodes);
+        self.forget_workers(self.worker_names(nodes)).await;
+        Ok(())
+    }
+
+    /// Dask's own view of nodes that are gone has to go as well; if its scheduler
+    /// is down there is nothing to forget.
+    async fn forget_workers(&self, names: Vec<String>) {
         if !names.is_empty() {
-            // Dask's own view of the node has to go as well; if its scheduler is
-            // down there is nothing to forget.
             let _ = self
                 .link
                 .call("forget", json!({"names": names}), Duration::from_secs(5))
                 .await;
         }
-        Ok(())
     }
 
     /// The error for a name that is none.
@@ -178,12 +181,7 @@ impl Hub {
             );
         }
         self.tell_members();
-        if !names.is_empty() {
-            let _ = self
-                .link
-                .call("forget", json!({"names": names}), Duration::from_secs(5))
-                .await;
-        }
+        self.forget_workers(names).await;
         Ok(())
     }
 

@@ -37,26 +37,20 @@ pub(super) fn security(
             "holds a private key too, and goes to every node; name the certificates alone",
         ));
     }
-    let checked = |files: &(std::path::PathBuf, std::path::PathBuf), listens| {
+    let mut ends = Vec::new();
+    let mut checked = |files: &(std::path::PathBuf, std::path::PathBuf), listens| {
         let pair = certificate(files)?;
-        check(files, &pair, &own.ca, &trusted)?;
-        usage(&files.0, &pair, listens)?;
+        ends.push((files.0.clone(), check(files, &pair, listens, &own.ca, &trusted)?));
         Ok::<_, Error>(pair)
     };
     let (scheduler, worker) = (checked(&own.scheduler, true)?, checked(&own.worker, true)?);
-    let client = checked(&own.client, false)?;
-    let mut ends = Vec::new();
-    for (files, pair) in [
-        (&own.scheduler, &scheduler),
-        (&own.worker, &worker),
-        (&own.client, &client),
-    ] {
-        let end = end_of(&files.0, pair)?;
-        if lifetime.is_some_and(|l| Timestamp::now().plus(l) > end) && !ends.contains(&&files.0) {
-            ends.push(&files.0);
+    checked(&own.client, false)?;
+    for (n, (path, end)) in ends.iter().enumerate() {
+        let is_told = ends[..n].iter().any(|(earlier, _)| earlier == path);
+        if !is_told && lifetime.is_some_and(|l| Timestamp::now().plus(l) > *end) {
             warn(&format!(
                 "the certificate in {} ends on {end}, maybe before the cluster does",
-                files.0.display()
+                path.display()
             ));
         }
     }
@@ -140,12 +134,14 @@ fn private_key(text: &str) -> Option<&str> {
     text.get(from..end)
 }
 
+/// Checks a pair; gives the end of its certificate.
 fn check(
     (path, key): &(std::path::PathBuf, std::path::PathBuf),
     pair: &OwnCertificate,
+    listens: bool,
     ca: &Path,
     trusted: &[Vec<u8>],
-) -> Result<(), Error> {
+) -> Result<Timestamp, Error> {
     let shown = chain(path, &pair.certificate)?;
     let parsed = |der: &[u8]| X509Certificate::from_der(der).map(|(_, c)| c.subject().to_string());
     let (_, leaf) = X509Certificate::from_der(&shown[0]).map_err(|_| bad(path, "its certificate does not parse"))?;
@@ -183,15 +179,12 @@ fn check(
             format!("its key does not belong to the certificate in {}", path.display()),
         ));
     }
-    Ok(())
+    usage(path, &leaf, listens)?;
+    Ok(to)
 }
 
 /// Everybody connects; scheduler and workers are connected to as well.
-fn usage(path: &Path, pair: &OwnCertificate, listens: bool) -> Result<(), Error> {
-    let all = chain(path, &pair.certificate)?;
-    let Some(Ok((_, leaf))) = all.first().map(|der| X509Certificate::from_der(der)) else {
-        return Ok(());
-    };
+fn usage(path: &Path, leaf: &X509Certificate<'_>, listens: bool) -> Result<(), Error> {
     let Ok(Some(usage)) = leaf.extended_key_usage() else {
         return Ok(());
     };
@@ -203,14 +196,6 @@ fn usage(path: &Path, pair: &OwnCertificate, listens: bool) -> Result<(), Error>
         return Err(bad(path, "is for clients only (extendedKeyUsage has no serverAuth)"));
     }
     Ok(())
-}
-
-/// When the first certificate of a chain ends.
-fn end_of(path: &Path, pair: &OwnCertificate) -> Result<Timestamp, Error> {
-    let all = chain(path, &pair.certificate)?;
-    let leaf = all.first().and_then(|der| X509Certificate::from_der(der).ok());
-    leaf.map(|(_, c)| time(&c.validity().not_after))
-        .ok_or_else(|| bad(path, "its certificate does not parse"))
 }
 
 fn time(t: &x509_parser::time::ASN1Time) -> Timestamp {

@@ -38,10 +38,9 @@ async fn killed_keepers_leave_nothing() {
         }
         // Their agents live on, and are shown.
         until("keepers are gone", || {
-            ["demo-s", "demo-w0"].iter().all(|n| {
-                let stat = fs::read_to_string(format!("/proc/{}/stat", keeper_pid(&f.folder(n))));
-                stat.is_err() || stat.is_ok_and(|s| s.contains(") Z "))
-            })
+            ["demo-s", "demo-w0"]
+                .iter()
+                .all(|n| has_ended(keeper_pid(&f.folder(n))))
         })
         .await;
         assert!(f.list().await.iter().all(|m| m.running));
