@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography import x509
 
 GUARD = Path(__file__).parents[2] / "agent/src/dask/herdsman_guard.py"
+PRELOAD = GUARD.with_name("herdsman_preload.py")
 DEADLINE = 60  # seconds; generous, as the machine may be busy
 
 
@@ -84,7 +85,7 @@ class Rig:
         self.address = None
 
     def env(self, extra):
-        settings = {**self.settings, **extra}
+        settings = {"FILE": GUARD, **self.settings, **extra}
         return {f"HERDSMAN_GUARD_{k}": str(v) for k, v in settings.items()}
 
     def start(self, role, name, *args, guard=True, cert=None, key=None, config=(), **settings):
@@ -92,9 +93,9 @@ class Rig:
         cert = cert or self.pki.write(f"{name}-{id(self)}", issuer.issue(name))
         tls = ["--tls-ca-file", self.pki.ca, "--tls-cert", cert]
         tls += ["--tls-key", key] if key else []
-        preload = ["--preload", GUARD] if guard else []
+        preload = ["--preload", PRELOAD] if guard else []
         if guard and role == "worker":
-            preload += ["--preload-nanny", GUARD]
+            preload += ["--preload-nanny", PRELOAD]
         env = {**self.env(settings), **dict(config)}
         dask = Dask(role, name, self.folder, [*args, *tls, *preload], env)
         self.started.append(dask)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from rig import GUARD, Probe
+from rig import GUARD, PRELOAD, Probe
 
 REMOVED = {
     "Security._get_tls_context": "import distributed.security as m; del m.Security._get_tls_context",
@@ -23,7 +23,7 @@ def python(code, *args, **env):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **env},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HERDSMAN_GUARD_FILE": str(GUARD), **env},
     )
 
 
@@ -37,7 +37,7 @@ def output(child):
 def command(role, *args):
     return (
         f"from distributed.cli.dask_{role} import main\n"
-        f"main({['--preload', str(GUARD), *map(str, args)]!r})"
+        f"main({['--preload', str(PRELOAD), *map(str, args)]!r})"
     )
 
 
@@ -64,11 +64,36 @@ def test_a_nanny_with_a_broken_guard_does_not_start():
     code = (
         "import distributed.comm.tcp as m; del m._expect_tls_context\n"
         "from distributed.cli.dask_worker import main\n"
-        f"main(['tls://127.0.0.1:9', '--host', '127.0.0.1', '--preload-nanny', {str(GUARD)!r}])"
+        f"main(['tls://127.0.0.1:9', '--host', '127.0.0.1', '--preload-nanny', {str(PRELOAD)!r}])"
     )
     child = python(code)
     assert "has no distributed.comm.tcp._expect_tls_context" in output(child)
     assert child.returncode == 1
+
+
+@pytest.mark.parametrize("path", ["", "/nowhere/guard.py"])
+def test_dask_does_not_start_where_the_guard_is_not_found(path):
+    child = python(command("worker", "tls://127.0.0.1:9"), HERDSMAN_GUARD_FILE=path)
+    said = output(child).splitlines()[-1]
+    assert "Error" in said and (path or "HERDSMAN_GUARD_FILE is not set") in said
+    assert child.returncode == 1
+
+
+def test_the_guard_is_loaded_once_however_often_its_preload_is(tmp_path):
+    code = """
+import shutil, sys
+from distributed.utils import import_file
+copy = shutil.copy(sys.argv[1], sys.argv[2])
+first = import_file(sys.argv[1])[0]
+guard = sys.modules["herdsman_guard"]
+second = import_file(str(copy))[0]
+assert sys.modules["herdsman_guard"] is guard
+assert first.dask_setup is second.dask_setup is guard.dask_setup
+assert second.dask_teardown is guard.dask_teardown
+print("fine")
+"""
+    said = output(python(code, PRELOAD, tmp_path))
+    assert said.splitlines()[-1] == "fine", said
 
 
 @pytest.mark.parametrize("value", ["often", "-1", "0", "nan", "inf"])

@@ -73,6 +73,12 @@ pub fn guard_file(run: &Path) -> PathBuf {
     run.join("herdsman_guard.py")
 }
 
+/// The place of the preload that loads the guard.
+#[must_use]
+pub fn preload_file(run: &Path) -> PathBuf {
+    run.join("herdsman_preload.py")
+}
+
 /// The socket on which the agent listens for the guard.
 #[must_use]
 pub fn guard_socket(run: &Path) -> PathBuf {
@@ -172,7 +178,7 @@ fn scheduler_args(start: &Start<'_>) -> Result<Vec<String>, ApiError> {
     args.put("--host", format!("{}://{}", protocol(spec), host(start.own)));
     args.put("--port", spec.scheduler_port.to_string());
     args.put("--dashboard-address", dashboard(start, spec.dashboard_port));
-    args.put("--preload", text(&guard_file(start.run))?);
+    args.put("--preload", text(&preload_file(start.run))?);
     args.tls(start)?;
     args.0.extend(spec.scheduler_args.iter().cloned());
     Ok(args.0)
@@ -196,7 +202,7 @@ fn worker_args(start: &Start<'_>) -> Result<Vec<String>, ApiError> {
         )));
     }
     let (workers, nannies) = ports(spec)?;
-    let guard = text(&guard_file(start.run))?;
+    let preload = text(&preload_file(start.run))?;
     let mut args = module("dask_worker");
     let scheduler = SocketAddr::new(start.scheduler.ip(), start.scheduler.port());
     args.0.push(format!("{}://{scheduler}", protocol(spec)));
@@ -204,9 +210,9 @@ fn worker_args(start: &Start<'_>) -> Result<Vec<String>, ApiError> {
     args.put("--worker-port", range(&workers));
     if nanny {
         args.put("--nanny-port", range(&nannies));
-        args.put("--preload-nanny", guard.as_str());
+        args.put("--preload-nanny", preload.as_str());
     }
-    args.put("--preload", guard);
+    args.put("--preload", preload);
     if count > 1 {
         args.put("--nworkers", count.to_string());
     }
@@ -337,6 +343,7 @@ fn environment(start: &Start<'_>, scratch: &Path) -> Result<BTreeMap<String, Sec
         env.insert(name.clone(), value.clone());
     }
     let mut put = |name: &str, value: String| env.insert(name.to_owned(), Secret::new(value));
+    put("HERDSMAN_GUARD_FILE", text(&guard_file(start.run))?);
     put("HERDSMAN_GUARD_SOCKET", text(&guard_socket(start.run))?);
     put("HERDSMAN_GUARD_NODE", start.node.to_string());
     match start.spec.security {

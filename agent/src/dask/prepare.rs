@@ -4,28 +4,31 @@
 //! not listable, for it: the files that are not Dask's are 0600.
 
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use herdsman_wire::ApiError;
 use herdsman_wire::spec::DaskSecurity;
 
-use super::command_line::{Start, guard_file};
+use super::command_line::{Start, guard_file, preload_file};
 use super::spec::User;
 use crate::files::{io_error, make_dir, write_mode};
 use crate::identity::TlsFiles;
 
 /// The guard that travels in this binary.
 pub const GUARD: &str = include_str!("herdsman_guard.py");
+/// The preload that loads it.
+const PRELOAD: &str = include_str!("herdsman_preload.py");
 
-/// Writes the guard, readable for all: it holds no secret.
+/// Writes the guard and its preload, readable for all: they hold no secret.
 ///
 /// # Errors
 /// As the file system says.
-pub fn write_guard(run: &Path) -> Result<PathBuf, ApiError> {
-    let path = guard_file(run);
-    write_mode(&path, GUARD.as_bytes(), 0o644)?;
-    set_mode(&path, 0o644)?;
-    Ok(path)
+pub fn write_guard(run: &Path) -> Result<(), ApiError> {
+    for (path, text) in [(guard_file(run), GUARD), (preload_file(run), PRELOAD)] {
+        write_mode(&path, text.as_bytes(), 0o644)?;
+        set_mode(&path, 0o644)?;
+    }
+    Ok(())
 }
 
 /// Makes folders, writes the guard and gives Dask's user what it must read. To be
@@ -87,10 +90,12 @@ mod tests {
     #[test]
     fn the_guard_is_written_for_all_to_read() {
         let dir = tempfile::tempdir().unwrap();
-        let path = write_guard(dir.path()).unwrap();
         write_guard(dir.path()).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), GUARD);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        write_guard(dir.path()).unwrap();
+        for (path, text) in [(guard_file(dir.path()), GUARD), (preload_file(dir.path()), PRELOAD)] {
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        }
     }
 
     #[test]
