@@ -708,12 +708,12 @@ class SchedulerSide(Side):
 
         return [ws for ws in self.server.workers.values() if belongs(ws)]
 
-    async def remove(self, address, why):
+    async def remove(self, address, why, close=True):
         """Dask's remove_worker, not counted against the tasks that were there."""
         remove = self.server.remove_worker
         expected = "expected" if "expected" in inspect.signature(remove).parameters else "safe"
         stimulus = f"herdsman-{why}-{time.time()}"
-        await remove(address, stimulus_id=stimulus, close=True, **{expected: True})
+        await remove(address, stimulus_id=stimulus, close=close, **{expected: True})
 
     async def op_forget(self, call):
         """For a revoked node: at once; its connection is cut even if it does not obey."""
@@ -779,7 +779,9 @@ class SchedulerSide(Side):
                 elif ws is not None:
                     if any(self._only_here(task, pending) for task in ws.has_what):
                         continue
-                    await self.remove(address, "retire")
+                    # Not told to close: its agent stops it next, and a nanny which is told to
+                    # stop while its worker stops on the scheduler's word waits 8 s for it.
+                    await self.remove(address, "retire", close=False)
                 pending.discard(address)
 
     @staticmethod
