@@ -111,7 +111,7 @@ impl Driver {
                 match e.code {
                     Code::Clone | Code::Revoked => {
                         tracing::error!("this node is not trusted any more; it ends");
-                        self.stop_now("revoked");
+                        self.stop_revoked();
                     }
                     _ if ends <= now => {
                         tracing::error!("the certificates expired and cannot be renewed; this node ends");

@@ -29,7 +29,7 @@ impl Driver {
                     worker.connected = false;
                 }
                 if e.code == herdsman_wire::Code::Revoked {
-                    self.stop_now("revoked");
+                    self.stop_revoked();
                 }
             }
             News::Down(down) => self.on_down(down),

@@ -26,6 +26,9 @@ const EMPTYING: Duration = Duration::from_secs(660);
 const NODES: Duration = Duration::from_secs(15);
 /// Dask's time for an orderly end.
 const GRACE: Duration = Duration::from_secs(10);
+/// The same on a revoked node: the cluster has forgotten its workers, and a nanny
+/// whose worker the scheduler told to close would wait 8 s for it.
+const GRACE_REVOKED: Duration = Duration::from_secs(1);
 /// After that the process tree has been killed; this much later the agent ends
 /// whatever happened.
 const AT_LAST: Duration = Duration::from_secs(30);
@@ -125,13 +128,22 @@ impl Driver {
 
     /// Stops Dask and then ends.
     pub(super) fn stop_now(&mut self, why: &str) {
+        self.stop_within(GRACE, why);
+    }
+
+    /// The node is no member any more.
+    pub(super) fn stop_revoked(&mut self) {
+        self.stop_within(GRACE_REVOKED, "revoked");
+    }
+
+    fn stop_within(&mut self, grace: Duration, why: &str) {
         if matches!(self.end.stage, Stage::Stopping(_) | Stage::Gone(_)) {
             return;
         }
         tracing::info!("stopping: {why}");
-        self.end.stage = Stage::Stopping(Instant::now() + GRACE + AT_LAST);
+        self.end.stage = Stage::Stopping(Instant::now() + grace + AT_LAST);
         let (tx, rx) = tokio::sync::oneshot::channel();
-        self.dask.control(Control::Stop { grace: GRACE, done: tx });
+        self.dask.control(Control::Stop { grace, done: tx });
         super::spawn_into(self.inputs.clone(), rx, |_| Input::Ended);
     }
 
