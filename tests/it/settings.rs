@@ -51,6 +51,21 @@ fn a_users_file_keeps_its_comments_and_a_project_is_found_from_below() -> Result
 }
 
 #[test]
+fn the_most_workers_hold_for_scale_as_for_up() -> Result<()> {
+    let home = Home::new()?;
+    home.ok(&["config", "set", "limits.max_workers", "3"])?;
+    for verb in [&["up", "demo", "--workers", "4"][..], &["scale", "demo", "4"]] {
+        let ran = home.run(verb)?;
+        ensure!(ran.code == 2 && ran.err.contains("E-USAGE"), "{ran:?}");
+        ensure!(
+            ran.err.contains("4 workers are more than the most allowed, 3"),
+            "{ran:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
 fn no_error_tells_a_secret() -> Result<()> {
     let home = Home::new()?;
     for args in [
