@@ -30,6 +30,12 @@ async fn a_cluster_from_up_to_down() {
 
         // Keepers and agents.
         super::until("agents run", || marked(f.cluster.id.as_str()).len() == 6).await;
+        // That they run does not say that they have spoken.
+        let console = f.folder("demo-s").join("boot.log");
+        super::until("the agent speaks", || {
+            fs::read_to_string(&console).is_ok_and(|text| text.contains("agent as good"))
+        })
+        .await;
         let console = f.provider().console(&made[0]).await.unwrap();
         assert!(console.contains("agent as good"), "{console}");
 
