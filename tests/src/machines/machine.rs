@@ -1,6 +1,6 @@
 //! A machine: a boot of Debian under systemd-nspawn.
 //!
-//! The chain of processes is `ip netns exec` → `unshare` → a shell that mounts the
+//! The chain of processes is `nsenter` → `unshare` → a shell that mounts the
 //! disk and starts nspawn again for each reboot → nspawn → the machine's systemd. All
 //! of them are in the machine's control group, whose end is the machine's end. The
 //! mounts are in a namespace of theirs and end with them.
@@ -146,15 +146,15 @@ impl Machine {
         }
         let enter: String = entries.iter().map(|f| format!("echo $$ >'{}' || exit 1\n", f.display())).collect();
         let script = format!(
-            "{enter}{} || exit 1\n{} || exit 1\nwhile :; do\n{nspawn}\n[ $? = {REBOOT} ] || exit $?\ndone\n",
+            // A /run of its own: what nspawn keeps there ends with it.
+            "{enter}mount -t tmpfs herdsman-test /run || exit 1\n{} || exit 1\n{} || exit 1\nwhile :; do\n{nspawn}\ncode=$?\n[ $code = {REBOOT} ] || exit $code\ndone\n",
             self.layer.mount(),
             self.layer.fill(),
         );
         let console = File::options().create(true).append(true).open(&self.console)?;
-        let mut command = Command::new("ip");
+        let mut command = self.network.laptop().command("unshare");
         command
-            .args(["netns", "exec", self.network.laptop().name()])
-            .args(["unshare", "--mount", "--propagation", "private", "sh", "-c", &script])
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script])
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             // Debian 12 has one hierarchy, whatever this machine has.
@@ -163,7 +163,17 @@ impl Machine {
             .stdout(console.try_clone()?)
             .stderr(console)
             .process_group(0);
-        self.child = Some(command.spawn().context("ip netns exec")?);
+        let mut child = command.spawn().context("nsenter")?;
+        let started = Instant::now();
+        while cgroup::members(&self.group).is_empty() {
+            if child.try_wait()?.is_some() || started.elapsed() > SHORT {
+                self.child = Some(child);
+                self.pull_plug();
+                bail!("{} does not start\n{}", self.name, self.console());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child = Some(child);
         Ok(())
     }
 
@@ -264,11 +274,16 @@ impl Machine {
             if let Some(value) = condition(self)? {
                 return Ok(value);
             }
-            if started.elapsed() > deadline {
+            let ended = cgroup::members(&self.group).is_empty();
+            if ended && let Some(value) = condition(self)? {
+                return Ok(value);
+            }
+            if ended || started.elapsed() > deadline {
                 let console = self.console();
                 let tail: Vec<_> = console.lines().rev().take(40).collect();
                 let tail: Vec<_> = tail.into_iter().rev().collect();
-                bail!("{}: not within {deadline:?}: {what}\nits console:\n{}", self.name, tail.join("\n"));
+                let why = if ended { "it does not run".into() } else { format!("not within {deadline:?}") };
+                bail!("{}: {why}: {what}\nits console:\n{}", self.name, tail.join("\n"));
             }
             std::thread::sleep(Duration::from_millis(50));
         }

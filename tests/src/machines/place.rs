@@ -34,8 +34,9 @@ impl Place {
     /// A command that runs here.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        // Not `ip netns exec`: that mounts another /sys, without control groups.
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.file().display())).arg("--").arg(program);
         command
     }
 
@@ -43,9 +44,10 @@ impl Place {
     /// What it does with its standard streams has to be said again.
     #[must_use]
     pub fn moved(&self, command: &Command) -> Command {
-        let mut moved = Command::new("ip");
+        let mut moved = Command::new("nsenter");
         moved
-            .args(["netns", "exec", &self.name])
+            .arg(format!("--net={}", self.file().display()))
+            .arg("--")
             .arg(command.get_program())
             .args(command.get_args());
         // The caller's own variables were cleared where that mattered, which a
