@@ -203,7 +203,7 @@ impl Machine {
         let leader = self.leader().with_context(|| format!("{} does not run", self.name))?.to_string();
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &leader, "--all", "--root", "--wd=/", "--"])
+            .args(["--target", &leader, "--all", "--root", "--wd", "--"])
             .args(args)
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")

@@ -35,10 +35,10 @@ impl From<Vec<u8>> for UserData {
 
 /// The files of a seed by name.
 #[must_use]
-pub fn files(instance: &str, name: &str, address: Ipv4Addr, match_on: &str, data: &UserData) -> [(&'static str, Vec<u8>); 3] {
+pub fn files(instance: &str, name: &str, address: Ipv4Addr, port: &str, data: &UserData) -> [(&'static str, Vec<u8>); 3] {
     let meta = format!("instance-id: {instance}\nlocal-hostname: {name}\n");
     let network = format!(
-        "version: 2\nethernets:\n  leg:\n    match: {{{match_on}}}\n    addresses: [{address}/{PREFIX}]\n    routes: [{{to: 0.0.0.0/0, via: {LAPTOP}}}]\n"
+        "version: 2\nethernets:\n  {port}:\n    addresses: [{address}/{PREFIX}]\n    routes: [{{to: 0.0.0.0/0, via: {LAPTOP}}}]\n"
     );
     [
         ("meta-data", meta.into_bytes()),
@@ -57,12 +57,13 @@ pub fn plant(layer: &Layer, instance: &str, name: &str, address: Ipv4Addr, data:
         !name.is_empty() && name.len() < 64 && name.bytes().all(allowed),
         "`{name}` is no host name"
     );
-    for (file, content) in files(instance, name, address, "name: host0", data) {
+    for (file, content) in files(instance, name, address, "host0", data) {
         layer.write(&format!("{FOLDER}/{file}"), &content)?;
     }
-    // One kind of host key: three of them take a second of every boot.
+    // One kind of host key: three of them take a second of every boot. No locale, as
+    // the image has no package for them.
     layer.write(
         "/etc/cloud/cloud.cfg.d/99-test.cfg",
-        b"datasource_list: [NoCloud]\nssh_genkeytypes: [ed25519]\n",
+        b"datasource_list: [NoCloud]\nssh_genkeytypes: [ed25519]\nlocale: false\n",
     )
 }
