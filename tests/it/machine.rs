@@ -1,15 +1,19 @@
 //! The test machines themselves: what the other tests stand on.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use herdsman_tests::home::turn;
 use herdsman_tests::machines::network::LAPTOP;
-use herdsman_tests::machines::run::Run;
-use herdsman_tests::machines::{Files, Machine, Network, Serve, Setup, available, cgroup, probe, scan};
+use herdsman_tests::machines::run::{self, Run};
+use herdsman_tests::machines::{
+    Files, Machine, Network, Serve, Setup, Vm, VmSetup, available, cgroup, complete, probe, scan,
+};
 
 const FETCH: &str = "curl -sS --fail --max-time 20 -o /var/tmp/got";
 
@@ -17,7 +21,12 @@ const FETCH: &str = "curl -sS --fail --max-time 20 -o /var/tmp/got";
 fn leftovers(run: &Run) -> Result<Vec<String>> {
     let mut left = Vec::new();
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    left.extend(mounts.lines().filter(|l| l.starts_with("herdsman-test ")).map(str::to_owned));
+    left.extend(
+        mounts
+            .lines()
+            .filter(|l| l.starts_with("herdsman-test "))
+            .map(str::to_owned),
+    );
     for name in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = name.file_name().to_string_lossy().into_owned();
         if name.starts_with(&run.prefix()) {
@@ -54,7 +63,11 @@ echo THE USER-DATA WAS HERE
     // Stock: as a cloud's image, with nothing of ours and no Dask.
     let bare = "! command -v dask && ! command -v herdsman-agent && ! python3 -c 'import dask' 2>/dev/null";
     machine.ok(bare)?;
-    ensure!(machine.ok("systemctl is-system-running --wait; stat -fc %T /sys/fs/cgroup")?.contains("cgroup2fs"));
+    ensure!(
+        machine
+            .ok("systemctl is-system-running --wait; stat -fc %T /sys/fs/cgroup")?
+            .contains("cgroup2fs")
+    );
     // Its own firewall, with no way to this machine's.
     machine.ok("nft add table inet mine && nft list tables | grep -qx 'table inet mine'")?;
     let here = Command::new("nft").args(["list", "tables"]).output()?;
@@ -63,7 +76,10 @@ echo THE USER-DATA WAS HERE
     machine.reboot()?;
     machine.wait_for_cloud_init()?;
     ensure!(machine.read_file("/var/tmp/ran")? == ran, "user-data ran again");
-    ensure!(machine.ok("nft list tables")?.is_empty(), "a reboot empties the kernel's tables");
+    ensure!(
+        machine.ok("nft list tables")?.is_empty(),
+        "a reboot empties the kernel's tables"
+    );
     machine.ok("sync; echo kept >/var/tmp/kept; sync")?;
     machine.pull_plug();
     ensure!(!machine.runs()?);
@@ -105,7 +121,10 @@ while True: s.accept()[0].sendall(b'hello')";
     ensure!(first.read_file("/var/tmp/written")? == b"from cloud-config");
     ensure!(first.read_file("/var/tmp/got")? == content);
     let requests = files.requests();
-    ensure!(requests.len() == 1 && requests[0].from.ip() == first.address(), "{requests:?}");
+    ensure!(
+        requests.len() == 1 && requests[0].from.ip() == first.address(),
+        "{requests:?}"
+    );
 
     let hello = "python3 -c \"import socket; print(socket.create_connection(('10.99.1.2', 4711), 2).recv(9))\"";
     second.wait_for_cloud_init()?;
@@ -124,13 +143,20 @@ while True: s.accept()[0].sendall(b'hello')";
     // A stranger finds what listens, and only that; behind a firewall, silence.
     let (stranger, address) = network.stranger()?;
     let found = scan(&stranger, second.address(), probe::ALL)?;
-    ensure!(found.open == [22, 4711] || found.open == [22, 4711, 5355], "{:?}", found.open);
+    ensure!(
+        found.open == [22, 4711] || found.open == [22, 4711, 5355],
+        "{:?}",
+        found.open
+    );
     ensure!(found.silent.is_empty() && found.refused > 65_000, "{found:?}");
     second.ok(&format!(
         "nft 'add table inet t; add chain inet t in {{ type filter hook input priority 0; }}; add rule inet t in ip saddr {address} tcp dport 4000-5000 drop'"
     ))?;
     let found = scan(&stranger, second.address(), 4000..=5001)?;
-    ensure!(found.open.is_empty() && found.silent.len() == 1001 && found.refused == 1, "{found:?}");
+    ensure!(
+        found.open.is_empty() && found.silent.len() == 1001 && found.refused == 1,
+        "{found:?}"
+    );
     greeted(&first)?;
     Ok(())
 }
@@ -150,7 +176,10 @@ fn a_file_server_lies_as_it_is_told() -> Result<()> {
     let (stranger, _) = network.stranger()?;
     let fetch = |extra: &[&str]| -> Result<i32> {
         let mut command = stranger.command("curl");
-        command.args(["-sS", "--fail", "--max-time", "3", "-o"]).arg(&got).args(extra);
+        command
+            .args(["-sS", "--fail", "--max-time", "3", "-o"])
+            .arg(&got)
+            .args(extra);
         Ok(command.arg(files.url("agent")).output()?.status.code().unwrap_or(-1))
     };
     for (serve, code, length, same) in [
@@ -215,6 +244,89 @@ fn a_machine_has_a_full_disk_and_a_service_with_a_wrong_clock() -> Result<()> {
     // A command that hangs ends at its deadline, with all of its processes.
     let ran = machine.exec_within("sleep 300 & sleep 301", Duration::from_secs(1))?;
     ensure!(ran.code == 124, "{ran:?}");
-    ensure!(machine.exec("pgrep -x sleep")?.code == 1, "a command outlives its deadline");
+    ensure!(
+        machine.exec("pgrep -x sleep")?.code == 1,
+        "a command outlives its deadline"
+    );
     Ok(())
+}
+
+/// Not a test: what [`a_killed_run_is_cleaned_up_by_the_next_one`] kills.
+#[test]
+#[ignore = "a part of another test"]
+fn a_run_that_is_killed() -> Result<()> {
+    let network = Network::new()?;
+    let machine = Machine::boot(&network, "orphan", network.address(1), "#!/bin/sh\n")?;
+    let _stranger = network.stranger()?;
+    machine.wait_for("its systemd", Duration::from_secs(60), |m| Ok(m.leader().map(drop)))?;
+    println!("STANDS {} {}", network.run().group(), network.run().folder().display());
+    std::thread::sleep(Duration::from_secs(300));
+    bail!("nobody has killed it");
+}
+
+#[test]
+fn a_killed_run_is_cleaned_up_by_the_next_one() -> Result<()> {
+    if !available() {
+        return Ok(());
+    }
+    let _turn = turn();
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["--exact", "machine::a_run_that_is_killed", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let out = BufReader::new(child.stdout.take().context("no output")?);
+    let line = out.lines().map_while(Result::ok).find(|l| l.contains("STANDS "));
+    child.kill()?;
+    child.wait()?;
+    let line = line.context("it did not come up")?;
+    let words: Vec<_> = line.split(' ').collect();
+    let (group, folder) = (words[words.len() - 2], Path::new(words[words.len() - 1]));
+    let namespaces = || -> Vec<String> {
+        let all = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+        let prefix = format!("hmt{}-", child.id());
+        all.filter_map(|e| e.file_name().into_string().ok())
+            .filter(|n| n.starts_with(&prefix))
+            .collect()
+    };
+    ensure!(!cgroup::members(group).is_empty() && folder.is_dir() && namespaces().len() == 2);
+    // A run that lives is left alone.
+    let own = Network::new()?;
+    run::sweep();
+    ensure!(own.laptop().file().exists() && own.run().folder().is_dir());
+    ensure!(!cgroup::exists(group), "{:?}", cgroup::members(group));
+    ensure!(!folder.exists() && namespaces().is_empty(), "{:?}", namespaces());
+    Ok(())
+}
+
+#[test]
+fn the_same_debian_boots_under_qemu_with_a_clock_of_its_own() -> Result<()> {
+    if !available() || !complete() {
+        return Ok(());
+    }
+    let _turn = turn();
+    let network = Network::new()?;
+    let files = Files::open(network.laptop(), SocketAddr::from((LAPTOP, 0)))?;
+    files.put("agent", "the agent", Serve::Whole);
+    let script = format!("#!/bin/sh\nset -e\n{FETCH} {}\necho LAST COMMAND\n", files.url("agent"));
+    let setup = VmSetup {
+        clock: Some("2031-02-03T04:05:06".into()),
+        ..VmSetup::default()
+    };
+    let mut vm = Vm::boot(&network, "real", network.address(9), script, &setup)?;
+    vm.wait_for_console("LAST COMMAND")?;
+    let ran = vm.exec(
+        "id -u; date +%Y; cat /var/tmp/got; echo; uname -n; grep -wc memory /sys/fs/cgroup/cgroup.controllers",
+        Duration::from_secs(60),
+    )?;
+    ensure!(ran.out == "0\n2031\nthe agent\nreal\n1\n", "{ran:?}");
+    vm.cut()?;
+    ensure!(vm.exec("true", Duration::from_secs(5))?.code == 124);
+    vm.mend()?;
+    ensure!(
+        vm.exec("nft add table inet t && nft list tables", Duration::from_secs(60))?
+            .out
+            .contains("inet t")
+    );
+    vm.exec("systemctl poweroff", Duration::from_secs(30))?;
+    vm.wait_for_end(Duration::from_secs(120))
 }

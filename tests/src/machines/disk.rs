@@ -41,7 +41,11 @@ pub fn built(what: &'static str) -> Result<PathBuf> {
         String::from_utf8_lossy(&out.stderr)
     );
     let path = PathBuf::from(String::from_utf8(out.stdout)?.trim());
-    ensure!(path.is_dir(), "scripts/build-machine gave no folder: {}", path.display());
+    ensure!(
+        path.is_dir(),
+        "scripts/build-machine gave no folder: {}",
+        path.display()
+    );
     all.push((what, path.clone()));
     Ok(path)
 }
@@ -88,7 +92,9 @@ impl Layer {
         let (layer, lower, root) = (layer.display(), self.lower.display(), self.root());
         let root = root.display();
         let memory = |options: &str| {
-            format!("mount -t tmpfs -o mode=0755{options} herdsman-test '{layer}' && mkdir '{layer}/upper' '{layer}/work'")
+            format!(
+                "mount -t tmpfs -o mode=0755{options} herdsman-test '{layer}' && mkdir '{layer}/upper' '{layer}/work'"
+            )
         };
         let overlay = format!(
             "mount -t overlay -o 'lowerdir={lower},upperdir={layer}/upper,workdir={layer}/work' herdsman-test '{root}'"

@@ -154,7 +154,7 @@ fn answer(stream: &TcpStream, shelf: &Mutex<Shelf>, ends: &AtomicBool) -> Option
         });
         found
     };
-    let (content, serve) = found.unwrap_or((Arc::default(), Serve::Absent));
+    let (content, serve) = found.unwrap_or_else(|| (Arc::default(), Serve::Absent));
     match serve {
         Serve::Absent => return plain(stream, "404 Not Found"),
         Serve::Unavailable => return plain(stream, "503 Service Unavailable"),
@@ -172,14 +172,17 @@ fn answer(stream: &TcpStream, shelf: &Mutex<Shelf>, ends: &AtomicBool) -> Option
         return plain(stream, "416 Range Not Satisfiable");
     }
     let mut body = content.get(from..)?.to_vec();
-    if let (Serve::Tampered, Some(middle)) = (serve, (total / 2).checked_sub(from)) {
-        if let Some(byte) = body.get_mut(middle) {
-            *byte ^= 1;
-        }
+    if let (Serve::Tampered, Some(middle)) = (serve, (total / 2).checked_sub(from))
+        && let Some(byte) = body.get_mut(middle)
+    {
+        *byte ^= 1;
     }
     let mut out = stream;
     let head = if from > 0 {
-        format!("206 Partial Content\r\ncontent-range: bytes {from}-{}/{total}", total - 1)
+        format!(
+            "206 Partial Content\r\ncontent-range: bytes {from}-{}/{total}",
+            total - 1
+        )
     } else {
         "200 OK".into()
     };
@@ -223,5 +226,9 @@ fn range(line: &str) -> Option<u64> {
 }
 
 fn plain(mut stream: &TcpStream, status: &str) -> Option<()> {
-    write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok()
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )
+    .ok()
 }

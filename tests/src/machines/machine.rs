@@ -144,7 +144,10 @@ impl Machine {
         for (from, to) in &self.setup.folders {
             nspawn += &format!(" '--bind-ro={}:{to}'", from.display());
         }
-        let enter: String = entries.iter().map(|f| format!("echo $$ >'{}' || exit 1\n", f.display())).collect();
+        let enter: String = entries
+            .iter()
+            .map(|f| format!("echo $$ >'{}' || exit 1\n", f.display()))
+            .collect();
         let script = format!(
             // A /run of its own: what nspawn keeps there ends with it.
             "{enter}mount -t tmpfs herdsman-test /run || exit 1\n{} || exit 1\n{} || exit 1\nwhile :; do\n{nspawn}\ncode=$?\n[ $code = {REBOOT} ] || exit $code\ndone\n",
@@ -200,7 +203,10 @@ impl Machine {
     /// # Errors
     /// When the machine does not run.
     pub fn command(&self, args: &[&str]) -> Result<Command> {
-        let leader = self.leader().with_context(|| format!("{} does not run", self.name))?.to_string();
+        let leader = self
+            .leader()
+            .with_context(|| format!("{} does not run", self.name))?
+            .to_string();
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &leader, "--all", "--root", "--wd", "--"])
@@ -245,7 +251,14 @@ impl Machine {
     /// With all its output when it failed.
     pub fn ok(&self, line: &str) -> Result<String> {
         let ran = self.exec(line)?;
-        ensure!(ran.code == 0, "{}: `{line}` ended with {}\n{}\n{}", self.name, ran.code, ran.out, ran.err);
+        ensure!(
+            ran.code == 0,
+            "{}: `{line}` ended with {}\n{}\n{}",
+            self.name,
+            ran.code,
+            ran.out,
+            ran.err
+        );
         Ok(ran.out)
     }
 
@@ -255,7 +268,12 @@ impl Machine {
     /// When the machine does not run, or has no such file.
     pub fn read_file(&self, path: &str) -> Result<Vec<u8>> {
         let out = self.command(&["cat", "--", path])?.output()?;
-        ensure!(out.status.success(), "{}: {}", self.name, String::from_utf8_lossy(&out.stderr).trim());
+        ensure!(
+            out.status.success(),
+            "{}: {}",
+            self.name,
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
         Ok(out.stdout)
     }
 
@@ -282,7 +300,11 @@ impl Machine {
                 let console = self.console();
                 let tail: Vec<_> = console.lines().rev().take(40).collect();
                 let tail: Vec<_> = tail.into_iter().rev().collect();
-                let why = if ended { "it does not run".into() } else { format!("not within {deadline:?}") };
+                let why = if ended {
+                    "it does not run".into()
+                } else {
+                    format!("not within {deadline:?}")
+                };
                 bail!("{}: {why}: {what}\nits console:\n{}", self.name, tail.join("\n"));
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -349,14 +371,22 @@ impl Machine {
     /// # Errors
     /// When it does not within [`LONG`].
     pub fn wait_for_end(&mut self) -> Result<()> {
-        let mut child = self.child.take().with_context(|| format!("{} does not run", self.name))?;
+        let mut child = self
+            .child
+            .take()
+            .with_context(|| format!("{} does not run", self.name))?;
         let ended = self.wait_for("its power-off", LONG, |_| Ok(child.try_wait()?));
         let Ok(status) = ended else {
             self.child = Some(child);
             bail!("{}: no power-off\n{}", self.name, self.console());
         };
         cgroup::remove(&self.group);
-        ensure!(status.success(), "{}: nspawn ended with {status}\n{}", self.name, self.console());
+        ensure!(
+            status.success(),
+            "{}: nspawn ended with {status}\n{}",
+            self.name,
+            self.console()
+        );
         Ok(())
     }
 

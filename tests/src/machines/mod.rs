@@ -21,6 +21,7 @@ pub mod place;
 pub mod probe;
 pub mod run;
 pub mod seed;
+pub mod vm;
 
 pub use files::{Files, Serve};
 pub use machine::{Machine, Setup};
@@ -28,6 +29,7 @@ pub use network::Network;
 pub use place::Place;
 pub use probe::{Scan, scan};
 pub use seed::UserData;
+pub use vm::{Vm, VmSetup};
 
 /// Whether test machines can run here. Says why not: a test that is skipped must
 /// be seen to be skipped.
@@ -44,10 +46,20 @@ pub fn available() -> bool {
     } else {
         return true;
     };
-    // Past the harness's capture, which would swallow it.
-    let _ = std::io::Write::write_all(
-        &mut std::io::stderr(),
-        format!("SKIPPED, no test machines: {why}\n").as_bytes(),
-    );
+    skipped(&format!("no test machines: {why}"))
+}
+
+/// Whether the complete suite runs (`scripts/test complete`), which takes longer
+/// than a change should wait.
+#[must_use]
+pub fn complete() -> bool {
+    std::env::var_os("HERDSMAN_TEST_COMPLETE").is_some() || skipped("only in the complete suite")
+}
+
+/// Straight to stderr: the harness would keep what is printed by a test that passes.
+fn skipped(why: &str) -> bool {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let line = format!("SKIPPED {test}: {why}\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
     false
 }

@@ -5,8 +5,8 @@
 
 use std::net::Ipv4Addr;
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, Result};
 
@@ -45,7 +45,17 @@ impl Network {
         place.ip(&["link", "add", BRIDGE, "type", "bridge"])?;
         // A port forwards at once, and the bridge's address does not change when
         // the first machine comes or goes.
-        place.ip(&["link", "set", BRIDGE, "type", "bridge", "stp_state", "0", "forward_delay", "0"])?;
+        place.ip(&[
+            "link",
+            "set",
+            BRIDGE,
+            "type",
+            "bridge",
+            "stp_state",
+            "0",
+            "forward_delay",
+            "0",
+        ])?;
         place.ip(&["link", "set", BRIDGE, "address", "02:99:00:00:00:01"])?;
         place.ip(&["address", "add", &format!("{LAPTOP}/{PREFIX}"), "dev", BRIDGE])?;
         place.ip(&["link", "set", BRIDGE, "up"])?;
@@ -82,7 +92,16 @@ impl Network {
         make(&place)?;
         let port = format!("stranger{number}");
         self.place.ip(&[
-            "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", place.name(),
+            "link",
+            "add",
+            &port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            place.name(),
         ])?;
         self.place.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
         place.ip(&["address", "add", &format!("{address}/{PREFIX}"), "dev", "eth0"])?;
@@ -97,7 +116,8 @@ impl Network {
     /// When it cannot be changed.
     pub fn move_laptop(&self, address: Ipv4Addr) -> Result<()> {
         self.place.ip(&["address", "flush", "dev", BRIDGE])?;
-        self.place.ip(&["address", "add", &format!("{address}/{PREFIX}"), "dev", BRIDGE])
+        self.place
+            .ip(&["address", "add", &format!("{address}/{PREFIX}"), "dev", BRIDGE])
     }
 }
 

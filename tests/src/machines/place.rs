@@ -36,7 +36,10 @@ impl Place {
     pub fn command(&self, program: &str) -> Command {
         // Not `ip netns exec`: that mounts another /sys, without control groups.
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.file().display())).arg("--").arg(program);
+        command
+            .arg(format!("--net={}", self.file().display()))
+            .arg("--")
+            .arg(program);
         command
     }
 
@@ -92,7 +95,14 @@ impl Place {
 /// Whether a program is installed.
 #[must_use]
 pub fn installed(program: &str) -> bool {
-    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let folders = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ];
     folders.iter().any(|f| std::path::Path::new(f).join(program).exists())
 }
 

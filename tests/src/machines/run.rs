@@ -115,8 +115,9 @@ fn remove(id: &str, folder: &Path) {
     }
 }
 
-/// Removes what runs left that were killed: their lock is free.
-fn sweep() {
+/// Removes what runs left that were killed: their lock is free. The first
+/// [`Run::current`] of a program does it too.
+pub fn sweep() {
     for entry in std::fs::read_dir(LOCKS).into_iter().flatten().flatten() {
         let Ok(mut file) = OpenOptions::new().read(true).write(true).open(entry.path()) else {
             continue;

@@ -35,7 +35,13 @@ impl From<Vec<u8>> for UserData {
 
 /// The files of a seed by name.
 #[must_use]
-pub fn files(instance: &str, name: &str, address: Ipv4Addr, port: &str, data: &UserData) -> [(&'static str, Vec<u8>); 3] {
+pub fn files(
+    instance: &str,
+    name: &str,
+    address: Ipv4Addr,
+    port: &str,
+    data: &UserData,
+) -> [(&'static str, Vec<u8>); 3] {
     let meta = format!("instance-id: {instance}\nlocal-hostname: {name}\n");
     let network = format!(
         "version: 2\nethernets:\n  {port}:\n    addresses: [{address}/{PREFIX}]\n    routes: [{{to: 0.0.0.0/0, via: {LAPTOP}}}]\n"
