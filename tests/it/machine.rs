@@ -320,7 +320,7 @@ fn the_same_debian_boots_under_qemu_with_a_clock_of_its_own() -> Result<()> {
     )?;
     ensure!(ran.out == "0\n2031\nthe agent\nreal\n1\n", "{ran:?}");
     vm.cut()?;
-    ensure!(vm.exec("true", Duration::from_secs(5))?.code == 124);
+    ensure!(vm.exec("true", Duration::from_secs(5))?.code != 0);
     vm.mend()?;
     ensure!(
         vm.exec("nft add table inet t && nft list tables", Duration::from_secs(60))?
