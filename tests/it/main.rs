@@ -6,5 +6,6 @@ mod cluster;
 mod dashboard;
 mod environment;
 mod fuzz;
+mod machine;
 mod settings;
 mod trouble;

@@ -23,6 +23,11 @@ pub struct Home {
     _one: MutexGuard<'static, ()>,
 }
 
+/// Waits for this test's turn; for tests without a [`Home`], which waits by itself.
+pub fn turn() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The interpreter that tests use: `HERDSMAN_TEST_PYTHON`, else `python3`.
 ///
 /// # Errors
@@ -83,7 +88,7 @@ impl Home {
     /// # Errors
     /// When programs or Python are missing.
     pub fn new() -> Result<Self> {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = turn();
         Ok(Self {
             // Short: paths of sockets have room for 107 bytes.
             dir: tempfile::Builder::new().prefix("hm").tempdir_in("/tmp")?,

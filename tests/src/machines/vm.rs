@@ -1,0 +1,308 @@
+//! A virtual machine: the same Debian with a kernel of its own, under QEMU.
+//!
+//! For what a container cannot show: its own clock, kernel modules, DMI strings and
+//! one cgroup hierarchy with all controllers. It takes 5 to 10 times as long to boot
+//! without KVM, so it belongs to the complete suite.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::network::{BRIDGE, Network};
+use super::place::{Place, run};
+use super::seed::{self, UserData};
+use super::{cgroup, disk};
+use crate::home::Ran;
+
+/// How long a boot may take without KVM on a busy machine.
+pub const LONG: Duration = Duration::from_secs(400);
+/// How long a kernel may take to its first words, if KVM is any good.
+const PROBE: Duration = Duration::from_secs(15);
+
+/// How a virtual machine is to be.
+#[derive(Clone, Debug, Default)]
+pub struct VmSetup {
+    /// What its clock says at power-on, as QEMU's `-rtc base=` takes it
+    /// (`2026-11-24T12:00:00`); else the right time.
+    pub clock: Option<String>,
+    /// More arguments of QEMU, for example `-smbios type=1,manufacturer=Google`.
+    pub arguments: Vec<String>,
+}
+
+/// A virtual machine. Its drop is a cut of power, and the end of its disk.
+#[derive(Debug)]
+pub struct Vm {
+    name: String,
+    address: Ipv4Addr,
+    folder: PathBuf,
+    port: String,
+    group: String,
+    child: Child,
+    network: Arc<Network>,
+}
+
+impl Vm {
+    /// Boots stock Debian with this user-data; does not wait for anything.
+    ///
+    /// # Errors
+    /// When the disk cannot be made, or QEMU not be started.
+    pub fn boot(
+        network: &Arc<Network>,
+        name: &str,
+        address: Ipv4Addr,
+        data: impl Into<UserData>,
+        setup: &VmSetup,
+    ) -> Result<Self> {
+        let image = disk::built("disk")?;
+        let number = network.run().next();
+        let folder = network.run().folder().join(format!("v{number}"));
+        std::fs::create_dir_all(&folder)?;
+        run(Command::new("cp")
+            .args(["--sparse=always", "--reflink=auto"])
+            .arg(image.join("disk.ext4"))
+            .arg(folder.join("disk")))?;
+        let key = folder.join("key");
+        run(Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&key))?;
+        let public = std::fs::read_to_string(folder.join("key.pub"))?;
+        seed_disk(&folder, &format!("i-{number}"), name, address, &public, &data.into())?;
+
+        let port = format!("vm{number}");
+        let laptop = network.laptop();
+        laptop.ip(&["tuntap", "add", "dev", &port, "mode", "tap"])?;
+        laptop.ip(&["link", "set", &port, "master", BRIDGE, "up"])?;
+        let group = format!("{}/v{number}", network.run().group());
+        let drive = |file: &str| format!("if=virtio,format=raw,file={}", folder.join(file).display());
+        let mut arguments: Vec<String> = ["-m", "1024", "-smp", "2"].map(Into::into).into();
+        arguments.extend(machine(accelerated(&image)?));
+        arguments.extend(kernel(&image, "root=/dev/vda rw console=ttyS0 net.ifnames=0"));
+        for (flag, value) in [
+            ("-drive", drive("disk")),
+            ("-drive", drive("seed")),
+            ("-netdev", format!("tap,id=leg,ifname={port},script=no,downscript=no")),
+            (
+                "-device",
+                format!(
+                    "virtio-net-pci,netdev=leg,romfile=,mac=02:99:00:01:00:{:02x}",
+                    number % 256
+                ),
+            ),
+            ("-device", "virtio-rng-pci".into()),
+            ("-serial", format!("file:{}", folder.join("console").display())),
+            ("-rtc", format!("base={}", setup.clock.as_deref().unwrap_or("utc"))),
+        ] {
+            arguments.extend([flag.to_owned(), value]);
+        }
+        arguments.extend(setup.arguments.iter().cloned());
+        let child = start(laptop, &group, &arguments, &folder.join("qemu"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            address,
+            folder,
+            port,
+            group,
+            child,
+            network: Arc::clone(network),
+        })
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// What its serial port has shown, and what QEMU said.
+    #[must_use]
+    pub fn console(&self) -> String {
+        let read = |name| std::fs::read(self.folder.join(name)).unwrap_or_default();
+        let all = [read("console"), read("qemu")].concat();
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    /// Waits for a line on the console that holds `text`.
+    ///
+    /// # Errors
+    /// When QEMU ends, or it does not come within [`LONG`].
+    pub fn wait_for_console(&mut self, text: &str) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            if self.console().contains(text) {
+                return Ok(());
+            }
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || started.elapsed() > LONG {
+                bail!(
+                    "{}: no `{text}` ({ended:?}); its console:\n{}",
+                    self.name,
+                    self.console()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Runs a shell line inside as root, by ssh; for a machine whose cloud-init has
+    /// come as far as keys. Exit code 124: not within `deadline`; 255: no ssh.
+    ///
+    /// # Errors
+    /// When ssh cannot be started.
+    pub fn exec(&self, line: &str, deadline: Duration) -> Result<Ran> {
+        let quoted = line.replace('\'', r"'\''");
+        let mut command = self.network.laptop().command("timeout");
+        command
+            .arg(format!("{}s", deadline.as_secs_f64()))
+            .args(["ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"])
+            .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+            .args(["-o", "LogLevel=ERROR", "-o", "IdentitiesOnly=yes", "-i"])
+            .arg(self.folder.join("key"))
+            .arg(format!("debian@{}", self.address))
+            .arg(format!("sudo sh -c '{quoted}'"));
+        Ok(command.stdin(Stdio::null()).output()?.into())
+    }
+
+    /// Pulls the network cable.
+    ///
+    /// # Errors
+    /// When the port is gone.
+    pub fn cut(&self) -> Result<()> {
+        self.network.laptop().ip(&["link", "set", &self.port, "nomaster"])
+    }
+
+    /// Puts the cable back.
+    ///
+    /// # Errors
+    /// When the port is gone.
+    pub fn mend(&self) -> Result<()> {
+        self.network.laptop().ip(&["link", "set", &self.port, "master", BRIDGE])
+    }
+
+    /// Waits until it has powered itself off.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_for_end(&mut self, deadline: Duration) -> Result<()> {
+        let started = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            ensure!(
+                started.elapsed() < deadline,
+                "{} does not end\n{}",
+                self.name,
+                self.console()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        cgroup::remove(&self.group);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = self.network.laptop().ip(&["link", "delete", &self.port]);
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Starts QEMU at a place, in a control group of its own.
+fn start(place: &Place, group: &str, arguments: &[String], log: &Path) -> Result<Child> {
+    let entries = cgroup::make(group)?;
+    let mut script = String::new();
+    for file in entries {
+        script += &format!("echo $$ >'{}' || exit 1\n", file.display());
+    }
+    script += "exec qemu-system-x86_64 -nodefaults -no-user-config -display none -monitor none \"$@\"";
+    let log = File::create(log)?;
+    let mut command = place.command("sh");
+    command.args(["-c", &script, "sh"]).args(arguments);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().context("qemu-system-x86_64")
+}
+
+fn machine(kvm: bool) -> [String; 6] {
+    // Without hardware, `max` is what works with every guest; with it, the host's own.
+    let (accel, cpu) = if kvm {
+        ("kvm", "host")
+    } else {
+        ("tcg,thread=multi", "max")
+    };
+    ["-machine", "q35", "-accel", accel, "-cpu", cpu].map(Into::into)
+}
+
+fn kernel(image: &Path, line: &str) -> [String; 6] {
+    let file = |name: &str| image.join(name).display().to_string();
+    [
+        "-kernel".into(),
+        file("vmlinuz"),
+        "-initrd".into(),
+        file("initrd"),
+        "-append".into(),
+        line.into(),
+    ]
+}
+
+/// Whether KVM boots a kernel here. A device node is not enough: there are hosts
+/// where it is there and a guest hangs in its first instructions.
+fn accelerated(image: &Path) -> Result<bool> {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    if let Some(works) = WORKS.get() {
+        return Ok(*works);
+    }
+    let works = File::options().read(true).write(true).open("/dev/kvm").is_ok() && probe(image)?;
+    Ok(*WORKS.get_or_init(|| works))
+}
+
+/// Boots the kernel without anything to start: it must get as far as to complain.
+fn probe(image: &Path) -> Result<bool> {
+    let folder = tempfile::tempdir()?;
+    let console = folder.path().join("console");
+    let mut child = Command::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none"])
+        .args(["-m", "512", "-no-reboot", "-serial"])
+        .arg(format!("file:{}", console.display()))
+        .args(machine(true))
+        .args(kernel(image, "console=ttyS0 panic=-1 rdinit=/nothing root=nothing"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("qemu-system-x86_64")?;
+    let started = Instant::now();
+    let mut works = false;
+    while !works && started.elapsed() < PROBE && child.try_wait()?.is_none() {
+        std::thread::sleep(Duration::from_millis(50));
+        let text = std::fs::read(&console).unwrap_or_default();
+        works = String::from_utf8_lossy(&text).contains("Kernel panic");
+    }
+    let text = std::fs::read(&console).unwrap_or_default();
+    works |= String::from_utf8_lossy(&text).contains("Kernel panic");
+    let _ = child.kill();
+    let _ = child.wait();
+    Ok(works)
+}
+
+/// The seed on a small FAT disk, which cloud-init finds by its label.
+fn seed_disk(folder: &Path, instance: &str, name: &str, address: Ipv4Addr, key: &str, data: &UserData) -> Result<()> {
+    let image = folder.join("seed");
+    run(Command::new("mformat")
+        .args(["-C", "-f", "1440", "-v", "CIDATA", "-i"])
+        .arg(&image)
+        .arg("::"))?;
+    for (file, mut content) in seed::files(instance, name, address, "eth0", data) {
+        if file == "meta-data" {
+            content.extend(format!("public-keys: [\"{}\"]\n", key.trim()).bytes());
+        }
+        let path = folder.join(file);
+        std::fs::write(&path, content)?;
+        run(Command::new("mcopy").arg("-i").arg(&image).arg(&path).arg("::"))?;
+    }
+    Ok(())
+}
