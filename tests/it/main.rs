@@ -7,4 +7,5 @@ mod dashboard;
 mod environment;
 mod fuzz;
 mod settings;
+mod sources;
 mod trouble;
