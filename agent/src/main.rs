@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use herdsman_agent::dask::exec_child;
 use herdsman_agent::logs::LogStore;
-use herdsman_agent::{driver, keeper};
+use herdsman_agent::source::machine::{Found, Host};
+use herdsman_agent::{driver, keeper, source};
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -15,7 +17,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 const USAGE: &str = "\
 herdsman-agent: runs inside each machine of a herdsman cluster
 
-usage: herdsman-agent run --config FILE    be the node of a join configuration
+usage: herdsman-agent run                  be the node that this machine is to become:
+                                           /var/lib/herdsman/join.json, NoCloud, or the
+                                           cloud's metadata service; waits for one
+       herdsman-agent run --config FILE    be the node of a join configuration
        herdsman-agent keep --dir DIR       keep an agent running where there is no systemd
        herdsman-agent version
 ";
@@ -50,13 +55,27 @@ fn usage() -> ExitCode {
 
 fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let config = match (args.next(), args.next(), args.next()) {
-        (Some(flag), Some(path), None) if flag == "--config" => PathBuf::from(path),
+        (Some(flag), Some(path), None) if flag == "--config" => Some(PathBuf::from(path)),
+        (None, ..) => None,
         _ => return usage(),
     };
     // One thread: an agent waits nearly all of its life, and there is one on
     // every machine.
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(driver::run(&config, log)),
+        Ok(runtime) => runtime.block_on(async {
+            let found = match config {
+                Some(path) => source::from_file(&path).map(|join| Found { join, machine: None }),
+                None => {
+                    // The node's logs have no place before its name is known.
+                    let _until_found = tracing_subscriber::registry()
+                        .with(LevelFilter::INFO)
+                        .with(console())
+                        .set_default();
+                    Ok(Host::this().wait().await)
+                }
+            };
+            driver::run(found, log).await
+        }),
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "error: no runtime: {e}");
             ExitCode::FAILURE
@@ -67,13 +86,19 @@ fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
 /// Events go to standard error, which is the machine's console or journal, and
 /// into the node's logs.
 fn log(store: Option<&LogStore>) {
-    let console = tracing_subscriber::fmt::layer()
-        .with_ansi(false)
-        .with_target(false)
-        .with_writer(std::io::stderr);
     tracing_subscriber::registry()
         .with(LevelFilter::INFO)
-        .with(console)
+        .with(console())
         .with(store.map(LogStore::layer))
         .init();
+}
+
+fn console<S>() -> impl Layer<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(std::io::stderr)
 }

@@ -229,3 +229,9 @@ fn lines_of_the_guard() -> Result<()> {
         text(parse(b, Some(PeerKind::Scheduler))).or_else(|| text(parse(b, None)))
     })
 }
+
+#[test]
+fn user_data() -> Result<()> {
+    use herdsman_agent::source::extract;
+    fuzz("userdata", |b| text(extract::join(b, "user-data")))
+}

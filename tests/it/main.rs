@@ -8,4 +8,5 @@ mod environment;
 mod fuzz;
 mod machine;
 mod settings;
+mod sources;
 mod trouble;

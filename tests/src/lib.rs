@@ -5,4 +5,5 @@ pub mod environment;
 pub mod home;
 pub mod index;
 pub mod machines;
+pub mod metadata;
 pub mod trouble;

@@ -102,8 +102,8 @@ impl Driver {
             }
             Err(e) if self.identity.is_none() => {
                 super::tell(&e);
+                self.end.give_up(&e.message);
                 self.phases.fail(PhaseName::Enrol, now, e);
-                self.end.give_up();
             }
             Err(e) => {
                 let ends = self.identity.as_ref().map_or(now, |i| i.issued.not_after);
@@ -115,7 +115,7 @@ impl Driver {
                     }
                     _ if ends <= now => {
                         tracing::error!("the certificates expired and cannot be renewed; this node ends");
-                        self.stop_now("its certificates expired");
+                        self.stop_for_good("its certificates expired");
                     }
                     _ => self.renewal.due = Some(retry(now, ends)),
                 }

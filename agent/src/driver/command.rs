@@ -7,6 +7,7 @@ use herdsman_wire::report::PhaseName;
 use herdsman_wire::session::{Command, Down, StreamRequest, Up};
 use herdsman_wire::{ApiError, Timestamp};
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use super::input::Io;
 use super::{Driver, Input, Side};
@@ -21,12 +22,14 @@ impl Driver {
             News::Connected => {
                 if let Side::Worker(worker) = &mut self.side {
                     worker.connected = true;
+                    worker.alone_since = None;
                 }
             }
             News::Disconnected(e) => {
                 tracing::info!("session with the hub: {}", e.message);
                 if let Side::Worker(worker) = &mut self.side {
                     worker.connected = false;
+                    worker.alone_since.get_or_insert_with(Instant::now);
                 }
                 if e.code == herdsman_wire::Code::Revoked {
                     self.stop_revoked();

@@ -3,17 +3,24 @@
 //! ```text
 //! running ──SIGTERM──▶ leaving ──emptied / out of patience──▶ stopping ──▶ gone (0)
 //!    │ stop command, revoked, cluster ends ────────────────────▲
+//!    │ the cloud takes the machine back: leaving, with the time that is left
 //!    └─ SIGUSR1 ─▶ detached (0 of the agent only; Dask lives on)
 //! ```
+//!
+//! A node that ended for good (its cluster ended, it was removed, its certificates
+//! ran out, nobody was reached for too long, it was refused) powers its machine off
+//! where the join configuration says so. One that was ended by a signal does not:
+//! somebody is at work on the machine. Nor does one that its cloud takes back.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use herdsman_wire::limits;
 use herdsman_wire::session::Up;
 use tokio::time::Instant;
 
 use super::input::Signal;
-use super::{Driver, Input, Side};
+use super::{Driver, Input, Over, Side};
 use crate::dask::supervisor::Control;
 use crate::keeper::EXIT_REFUSED;
 
@@ -48,6 +55,10 @@ enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct End {
     stage: Stage,
+    /// Why it ends for good; absent where its machine shall go on.
+    for_good: Option<String>,
+    /// Somebody else sees to the machine: who sent a signal, or its cloud.
+    machine_is_seen_to: bool,
 }
 
 impl End {
@@ -55,34 +66,56 @@ impl End {
         !matches!(self.stage, Stage::Running)
     }
 
-    pub(super) fn code(&self) -> Option<ExitCode> {
-        match self.stage {
-            Stage::Gone(code) => Some(ExitCode::from(code)),
-            _ => None,
-        }
+    pub(super) fn over(&mut self) -> Option<Over> {
+        let Stage::Gone(code) = self.stage else { return None };
+        let why = self.for_good.take().filter(|_| !self.machine_is_seen_to);
+        let exit = ExitCode::from(code);
+        Some(match why {
+            None => Over::Left(exit),
+            Some(why) if code == EXIT_REFUSED => Over::Refused(why, exit),
+            Some(why) => Over::Ended(why, exit),
+        })
     }
 
     /// It can never become a node; its keeper need not try again.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self, why: &str) {
+        self.for_good = Some(why.to_owned());
         self.stage = Stage::Gone(EXIT_REFUSED);
     }
 }
 
 impl Driver {
     pub(super) fn on_signal(&mut self, signal: Signal) {
+        self.end.machine_is_seen_to = true;
         match (signal, &self.end.stage) {
             (Signal::Detach, _) => {
                 tracing::info!("the agent ends, Dask goes on");
                 self.dask.detach();
                 self.end.stage = Stage::Gone(0);
             }
-            (Signal::Terminate, Stage::Running) => self.leave(),
+            (Signal::Terminate, Stage::Running) => {
+                tracing::info!("told to end; leaving in order");
+                self.leave(Duration::MAX, "the scheduler's machine ends");
+            }
             (Signal::Terminate, _) => self.stop_now("told twice to end"),
         }
     }
 
-    fn leave(&mut self) {
-        tracing::info!("told to end; leaving in order");
+    /// The machine is taken back by its cloud: leaves in order, as far as there is
+    /// time.
+    pub(super) fn leave_within(&mut self, most: Duration) {
+        self.end.machine_is_seen_to = true;
+        match self.end.stage {
+            Stage::Running => self.leave(most, "the cloud takes the scheduler's machine back"),
+            Stage::Leaving(until) => {
+                let latest = Instant::now() + most;
+                self.end.stage = Stage::Leaving(until.min(latest));
+            }
+            Stage::Stopping(_) | Stage::Gone(_) => {}
+        }
+    }
+
+    fn leave(&mut self, most: Duration, why: &str) {
         let patience = match &mut self.side {
             Side::Worker(_) if self.identity.is_none() => {
                 self.end.stage = Stage::Gone(0);
@@ -100,11 +133,11 @@ impl Driver {
                     self.end.stage = Stage::Gone(0);
                     return;
                 };
-                hub.end("the scheduler's machine ends");
+                hub.end(why);
                 NODES
             }
         };
-        self.end.stage = Stage::Leaving(Instant::now() + patience);
+        self.end.stage = Stage::Leaving(Instant::now() + patience.min(most));
     }
 
     /// The hub says that the workers are empty.
@@ -116,6 +149,7 @@ impl Driver {
 
     /// The node is told to end, by a command or by the end of its cluster.
     pub(super) fn on_stop(&mut self, why: &str) {
+        self.end.for_good.get_or_insert_with(|| why.to_owned());
         match &self.side {
             Side::Worker(_) => self.stop_now(why),
             Side::Hub(_) => {
@@ -126,6 +160,25 @@ impl Driver {
         }
     }
 
+    /// The node can be none any more: stops Dask and then ends.
+    pub(super) fn stop_for_good(&mut self, why: &str) {
+        self.end.for_good.get_or_insert_with(|| why.to_owned());
+        self.stop_now(why);
+    }
+
+    /// A worker that reaches nobody for too long is of no use to anybody.
+    pub(super) fn end_when_alone(&mut self) {
+        let asked = self.join.at_end.no_contact_seconds.map(Duration::from_secs);
+        let Some(most) = asked.or_else(|| self.power_off.then_some(limits::NO_CONTACT)) else {
+            return;
+        };
+        let Side::Worker(worker) = &self.side else { return };
+        if !self.end.has_begun() && worker.alone_since.is_some_and(|since| since.elapsed() >= most) {
+            tracing::error!("the hub was not reached for {} s; this node ends", most.as_secs());
+            self.stop_for_good("the hub cannot be reached");
+        }
+    }
+
     /// Stops Dask and then ends.
     pub(super) fn stop_now(&mut self, why: &str) {
         self.stop_within(GRACE, why);
@@ -133,6 +186,7 @@ impl Driver {
 
     /// The node is no member any more.
     pub(super) fn stop_revoked(&mut self) {
+        self.end.for_good.get_or_insert_with(|| "revoked".to_owned());
         self.stop_within(GRACE_REVOKED, "revoked");
     }
 
@@ -175,6 +229,9 @@ impl Driver {
     /// What has to be on its way before the process ends.
     pub(super) async fn before_exit(&mut self) {
         self.publish();
+        if let Some(approval) = self.approval.take() {
+            approval.give().await;
+        }
         // A last report may still be written to the hub.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

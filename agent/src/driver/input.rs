@@ -13,6 +13,7 @@ use crate::hub::SchedulerCall;
 use crate::hub::server::InstallRequest;
 use crate::identity::Identity;
 use crate::node::session::News;
+use crate::notice::Notice;
 
 /// A byte stream of any kind.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -49,6 +50,8 @@ pub enum Input {
     Call(SchedulerCall),
     /// A signal.
     Signal(Signal),
+    /// The machine's cloud announces something.
+    Notice(Box<Notice>),
     /// Dask's process tree is gone, as asked.
     Ended,
 }
@@ -66,6 +69,7 @@ impl std::fmt::Debug for Input {
             Self::Install(_) => "install",
             Self::Call(_) => "call",
             Self::Signal(_) => "signal",
+            Self::Notice(_) => "notice",
             Self::Ended => "ended",
         };
         f.write_str(name)

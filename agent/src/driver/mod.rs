@@ -22,15 +22,17 @@ mod end;
 mod hub_side;
 mod input;
 mod install;
+mod notice;
+mod power;
 mod worker_side;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use herdsman_wire::join::JoinConfig;
 use herdsman_wire::report::LogSource;
-use herdsman_wire::report::{NodeReport, PhaseName, Versions};
+use herdsman_wire::report::{NodeReport, Notice, PhaseName, Versions};
 use herdsman_wire::spec::ClusterSpec;
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -41,7 +43,8 @@ use crate::identity::{Identity, Store};
 use crate::keeper::EXIT_REFUSED;
 use crate::logs::{self, LogStore};
 use crate::node::phases::Phases;
-use crate::source;
+use crate::notice::Approval;
+use crate::source::machine::Found;
 
 use certificates::Renewal;
 use end::End;
@@ -80,6 +83,12 @@ pub struct Driver {
     measured: NodeReport,
     members: std::collections::BTreeSet<std::net::IpAddr>,
     crl: u64,
+    /// What the machine's cloud announced last.
+    notice: Option<Notice>,
+    /// Tells the cloud, once Dask is stopped, that the machine may go.
+    approval: Option<Approval>,
+    /// Whether the machine is powered off when the node has ended.
+    power_off: bool,
     end: End,
 }
 
@@ -93,15 +102,16 @@ impl std::fmt::Debug for Driver {
 
 /// Runs the node of a join configuration until it ends. `log` is called once,
 /// with the node's logs or, when there can be none, without.
-pub async fn run(config: &Path, log: impl Fn(Option<&LogStore>)) -> ExitCode {
+pub async fn run(found: Result<Found, ApiError>, log: impl Fn(Option<&LogStore>)) -> ExitCode {
     let started = Timestamp::now();
-    let opened = source::from_file(config).and_then(|join| {
+    let opened = found.and_then(|found| {
+        let join = &found.join;
         let unnamed = || "unnamed".parse().map_err(|_| ApiError::new(Code::Internal, "name"));
         let node = join.node.clone().map_or_else(unnamed, Ok)?;
         let logs = LogStore::open(&logs::folder(&join.paths.state), node)?;
-        Ok((join, logs))
+        Ok((found, logs))
     });
-    let (join, logs) = match opened {
+    let (found, logs) = match opened {
         Ok(opened) => opened,
         Err(e) => {
             log(None);
@@ -110,15 +120,42 @@ pub async fn run(config: &Path, log: impl Fn(Option<&LogStore>)) -> ExitCode {
     };
     log(Some(&logs));
     // A hub that has members comes back when its port is free again.
+    let join = found.join.clone();
     let is_new = !crate::hub::Hub::is_installed(&join.paths.state);
-    match Driver::start(join, logs, started).await {
+    let power_off = power::is_wanted(&join.at_end, found.machine.is_some());
+    let over = match Driver::start(found, logs, started).await {
         Ok((driver, inputs)) => driver.run(inputs).await,
-        Err(e) if is_final(&e) || (is_new && e.code == Code::Port) => refused(&e),
+        Err(e) if is_final(&e) || (is_new && e.code == Code::Port) => Over::Refused(e.message.clone(), refused(&e)),
         Err(e) => {
             tell(&e);
-            ExitCode::FAILURE
+            Over::Left(ExitCode::FAILURE)
+        }
+    };
+    match over {
+        Over::Left(code) => code,
+        Over::Ended(why, code) => {
+            if power_off {
+                power::off(&why).await;
+            }
+            code
+        }
+        Over::Refused(why, code) => {
+            if power_off && power::linger(&join).await {
+                power::off(&why).await;
+            }
+            code
         }
     }
+}
+
+/// How a node's process ended.
+enum Over {
+    /// Its machine goes on: told to by a signal, or it is started again.
+    Left(ExitCode),
+    /// For good, with the reason.
+    Ended(String, ExitCode),
+    /// It could not become a node, with the reason.
+    Refused(String, ExitCode),
 }
 
 fn refused(e: &ApiError) -> ExitCode {
@@ -143,10 +180,11 @@ const fn is_final(e: &ApiError) -> bool {
 
 impl Driver {
     async fn start(
-        join: JoinConfig,
+        found: Found,
         logs: LogStore,
         started: Timestamp,
     ) -> Result<(Self, mpsc::Receiver<Input>), ApiError> {
+        let Found { join, machine } = found;
         let store = Store::open(&join)?;
         let output = crate::dask::command_line::output(&join.paths.state);
         tokio::spawn(logs::follow::follow(
@@ -180,6 +218,7 @@ impl Driver {
             Role::Worker => Side::Worker(WorkerSide::new()),
             Role::Scheduler => Side::Hub(Box::new(HubSide::start(&join, inputs.clone()).await?)),
         };
+        let power_off = power::is_wanted(&join.at_end, machine.is_some());
         let mut driver = Self {
             sampler: Sampler::new(&join.paths.state),
             join,
@@ -195,8 +234,12 @@ impl Driver {
             measured: NodeReport::default(),
             members: std::collections::BTreeSet::new(),
             crl: 0,
+            notice: None,
+            approval: None,
+            power_off,
             end: End::default(),
         };
+        notice::watch(machine.as_ref(), driver.inputs.clone());
         input::signals(driver.inputs.clone())?;
         let left = driver.join.deadline.since(now);
         driver.phases.start(PhaseName::Enrol, now, Some(left));
@@ -204,7 +247,7 @@ impl Driver {
         Ok((driver, rx))
     }
 
-    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> ExitCode {
+    async fn run(mut self, mut inputs: mpsc::Receiver<Input>) -> Over {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut measure = tokio::time::interval(MEASURE_EVERY);
@@ -213,7 +256,7 @@ impl Driver {
             tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => self.take(input).await,
-                    None => return ExitCode::FAILURE,
+                    None => return Over::Left(ExitCode::FAILURE),
                 },
                 _ = tick.tick() => self.tick(),
                 _ = measure.tick() => {
@@ -221,9 +264,9 @@ impl Driver {
                     self.publish();
                 }
             }
-            if let Some(code) = self.end.code() {
+            if let Some(over) = self.end.over() {
                 self.before_exit().await;
-                return code;
+                return over;
             }
         }
     }
@@ -240,6 +283,7 @@ impl Driver {
             Input::Install(request) => self.on_install(request).await,
             Input::Call(call) => self.on_call(call),
             Input::Signal(signal) => self.on_signal(signal),
+            Input::Notice(notice) => self.on_notice(*notice),
             Input::Ended => self.on_ended(),
         }
         self.publish();
@@ -250,6 +294,7 @@ impl Driver {
         let expired = self.phases.expire(now);
         self.renew_when_due(now);
         self.end_when_due();
+        self.end_when_alone();
         if expired {
             self.on_expired_phase();
             self.publish();
@@ -261,7 +306,7 @@ impl Driver {
     fn on_expired_phase(&mut self) {
         if self.identity.is_none() && Timestamp::now() > self.join.deadline && matches!(self.side, Side::Hub(_)) {
             tracing::error!("nobody installed this hub before its deadline; giving up");
-            self.end.give_up();
+            self.end.give_up("nobody installed this hub before its deadline");
         }
     }
 
@@ -281,6 +326,7 @@ impl Driver {
             dask: self.dask.health(),
             environment: self.dask.environment(),
             crl: self.crl,
+            notice: self.notice.clone(),
         };
         if report.dask.versions == Some(Versions::default()) {
             report.dask.versions = None;

@@ -5,6 +5,7 @@ use herdsman_wire::join::JoinConfig;
 use herdsman_wire::report::NodeReport;
 use herdsman_wire::session::Up;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::Input;
 use crate::client::HubClient;
@@ -19,6 +20,8 @@ const QUEUE: usize = 64;
 pub(super) struct WorkerSide {
     /// Whether a session is up.
     pub(super) connected: bool,
+    /// Since when there is none.
+    pub(super) alone_since: Option<Instant>,
     client: Option<watch::Sender<HubClient>>,
     up: Option<mpsc::Sender<Up>>,
 }
@@ -51,6 +54,7 @@ impl WorkerSide {
             return Ok(());
         }
         let (sender, receiver) = watch::channel(client);
+        self.alone_since = Some(Instant::now());
         let (up, up_rx) = mpsc::channel(QUEUE);
         let (news, mut news_rx) = mpsc::channel(QUEUE);
         tokio::spawn(session::run(receiver, report.subscribe(), up_rx, news));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use herdsman_wire::report::NodeState;
+use herdsman_wire::report::{NodeState, NoticeKind};
 use herdsman_wire::session::{Command, Down};
 use herdsman_wire::{ApiError, Code, NodeName, Role, api};
 use serde_json::json;
@@ -68,7 +68,7 @@ impl Hub {
                 self.set_state(&node, NodeState::Ready, Some(&why));
                 result.kept.push((node, why));
             } else {
-                self.set_state(&node, NodeState::Stopped, Some("retired"));
+                self.set_state(&node, NodeState::Stopped, Some(self.why_gone(&node)));
                 self.send(
                     &node,
                     Down::Command {
@@ -80,6 +80,16 @@ impl Hub {
             }
         }
         Ok(result)
+    }
+
+    /// Why an emptied node goes.
+    fn why_gone(&self, node: &NodeName) -> &'static str {
+        let registry = self.registry();
+        let notice = registry.node(node).and_then(|n| n.report.notice.as_ref());
+        match notice.map(|n| n.kind) {
+            Some(NoticeKind::Preempted) => "preempted",
+            _ => "retired",
+        }
     }
 
     /// Chooses nodes to give up: those without a worker first, then those that

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use herdsman_wire::report::{EventKind, NodeReport, NodeState};
+use herdsman_wire::report::{EventKind, NodeReport, NodeState, Notice, NoticeKind};
 use herdsman_wire::session::{self, Command, Down};
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp};
 use tokio::sync::{mpsc, oneshot};
@@ -160,7 +160,7 @@ impl Hub {
     /// Takes a node's report.
     pub fn report(&self, node: &NodeName, report: NodeReport) {
         self.heard(node);
-        let (changed, state) = {
+        let (changed, notice, state) = {
             let mut registry = self.registry();
             let Some(n) = registry.node_mut(node) else { return };
             let changed: Vec<_> = report
@@ -169,17 +169,31 @@ impl Hub {
                 .filter(|p| !n.report.phases.contains(p))
                 .cloned()
                 .collect();
+            let notice = report.notice.clone().filter(|_| n.report.notice != report.notice);
             n.report = report;
             let registered = match n.role {
                 Role::Worker => !n.workers.is_empty(),
                 Role::Scheduler => n.report.dask.address.is_some() && n.report.dask.state == "running",
             };
-            (changed, state_of(&n.report, registered, n.state))
+            (changed, notice, state_of(&n.report, registered, n.state))
         };
+        if let Some(notice) = notice {
+            self.on_notice(node, &notice);
+        }
         for phase in changed {
             self.events.push(Some(node.clone()), EventKind::Phase(phase));
         }
         self.set_state(node, state, None);
+    }
+
+    /// A node's cloud announced something; everybody who watches is told.
+    fn on_notice(&self, node: &NodeName, notice: &Notice) {
+        let text = match notice.kind {
+            NoticeKind::Preempted => format!("preempted: {}", notice.text),
+            NoticeKind::Warning => notice.text.clone(),
+        };
+        tracing::warn!(%node, "{text}");
+        self.events.push(Some(node.clone()), EventKind::Note { text });
     }
 
     pub(super) fn set_state(&self, node: &NodeName, state: NodeState, why: Option<&str>) {

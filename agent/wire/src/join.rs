@@ -53,6 +53,33 @@ pub struct JoinConfig {
     pub paths: Paths,
     /// After this time a node that has not enrolled gives up.
     pub deadline: Timestamp,
+    /// What becomes of the machine when the node ends.
+    #[serde(default, skip_serializing_if = "AtEnd::is_default")]
+    pub at_end: AtEnd,
+}
+
+/// What a node does when its work is over or nobody can be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AtEnd {
+    /// Whether the machine is powered off when the cluster ended, the node was
+    /// removed or refused, or nobody was reached for too long. Absent: yes where the
+    /// agent found its configuration as a machine of its own, no where it was given
+    /// a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power_off: Option<bool>,
+    /// A worker that has not reached its hub for so many seconds ends. Absent: after
+    /// [`limits::NO_CONTACT`] where the machine is powered off then, never otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_contact_seconds: Option<u64>,
+}
+
+impl AtEnd {
+    /// Whether nothing was asked for.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Self-signed roots in PEM. Public.
@@ -128,7 +155,7 @@ impl JoinConfig {
         }
         // The version first: a newer document has fields that this build would
         // report as unknown, which hides the real reason.
-        let head: Head = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+        let head: Head = serde_json::from_slice(bytes).map_err(|e| malformed(unquoted(&e)))?;
         if head.version != VERSION {
             return Err(ApiError::new(
                 Code::Protocol,
@@ -139,7 +166,7 @@ impl JoinConfig {
             )
             .with_hint("use an agent and a launcher of the same release"));
         }
-        let config: Self = serde_json::from_slice(bytes).map_err(|e| malformed(e.to_string()))?;
+        let config: Self = serde_json::from_slice(bytes).map_err(|e| malformed(unquoted(&e)))?;
         config.check().map_err(malformed)?;
         Ok(config)
     }
@@ -168,6 +195,19 @@ impl JoinConfig {
     pub fn listen_address(&self) -> SocketAddr {
         self.listen
             .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], limits::AGENT_PORT)))
+    }
+}
+
+/// serde's words without the text that it stumbled over, which may be a key in the
+/// wrong place.
+fn unquoted(e: &serde_json::Error) -> String {
+    let words = e.to_string();
+    let mark = "string \"";
+    match (words.find(mark), words.rfind('"')) {
+        (Some(at), Some(end)) if end >= at + mark.len() => {
+            format!("{}…{}", &words[..at + mark.len()], &words[end..])
+        }
+        _ => words,
     }
 }
 
@@ -208,6 +248,9 @@ mod tests {
             ("hub", serde_json::json!("example.org:1")),
             ("deadline", serde_json::json!(-1)),
             ("paths", serde_json::json!({"state": "relative"})),
+            ("paths", serde_json::json!("KEY-MATERIAL")),
+            ("bootstrap", serde_json::json!("KEY-MATERIAL")),
+            ("at_end", serde_json::json!({"power_off": "KEY-MATERIAL"})),
             ("surprise", serde_json::json!(1)),
         ] {
             let mut v = sample();

@@ -66,3 +66,6 @@ pub const REPORT_EVERY: Duration = Duration::from_secs(5);
 pub const NODE_SILENT: Duration = Duration::from_secs(60);
 /// A node that is silent for this long has its certificates revoked.
 pub const NODE_GONE: Duration = Duration::from_secs(600);
+/// A worker's machine that has not reached its hub for this long ends. Longer than a
+/// scheduler's machine takes to come back from a reboot.
+pub const NO_CONTACT: Duration = Duration::from_secs(1800);

@@ -183,6 +183,28 @@ pub struct Tasks {
     pub no_worker: u64,
 }
 
+/// What a cloud announced for a node's machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Whether the machine goes, or only may.
+    pub kind: NoticeKind,
+    /// For people: who announced what.
+    pub text: String,
+    /// When it happens, as far as the cloud tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// How serious a notice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NoticeKind {
+    /// The machine is taken back: the node leaves.
+    Preempted,
+    /// Something may happen; the node goes on.
+    Warning,
+}
+
 /// What a node sends to the hub.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -197,6 +219,9 @@ pub struct NodeReport {
     pub environment: Option<String>,
     /// Number of the CRL in force on the node.
     pub crl: u64,
+    /// What the node's cloud announced last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Notice>,
 }
 
 /// One node in the hub's status.

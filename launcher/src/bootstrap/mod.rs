@@ -1,6 +1,6 @@
 //! What a machine is told at its first boot, as pure functions of values.
 
-use herdsman_wire::join::{Bootstrap, JoinConfig, Roots, VERSION};
+use herdsman_wire::join::{AtEnd, Bootstrap, JoinConfig, Roots, VERSION};
 use herdsman_wire::{ApiError, Code, NodeName, Role, Secret, Timestamp, limits};
 
 use crate::provider::{ClusterRef, Placement};
@@ -45,6 +45,7 @@ pub fn join_configuration(node: Node<'_>) -> Result<Secret, ApiError> {
         bootstrap: node.bootstrap,
         paths: node.placement.paths.clone().unwrap_or_default(),
         deadline: node.deadline,
+        at_end: AtEnd::default(),
     };
     let text =
         serde_json::to_string(&join).map_err(|e| ApiError::new(Code::Internal, format!("join configuration: {e}")))?;

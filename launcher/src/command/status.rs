@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use herdsman_wire::report::{ClusterStatus, NodeStatus, PhaseStatus};
+use herdsman_wire::report::{ClusterStatus, NodeStatus, Notice, NoticeKind, PhaseStatus};
 use herdsman_wire::{Code, Timestamp};
 use serde_json::json;
 
@@ -145,9 +145,18 @@ fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
         d.executing.map_or_else(String::new, |n| n.to_string()),
         dask,
         trouble
+            .or_else(|| node.report.notice.as_ref().map(announced))
             .or_else(|| silent.map(|s| format!("silent for {}", seconds(s))))
             .unwrap_or_default(),
     ]
+}
+
+/// What the node's cloud announced.
+fn announced(notice: &Notice) -> String {
+    match notice.kind {
+        NoticeKind::Preempted => format!("preempted: {}", notice.text),
+        NoticeKind::Warning => notice.text.clone(),
+    }
 }
 
 /// What will end the cluster, and when.

@@ -7,6 +7,7 @@ mod leaving;
 mod limits;
 mod looking;
 mod options;
+mod preempted;
 mod removal;
 mod scaling;
 mod stranger;
