@@ -54,6 +54,8 @@ pub struct Context {
     pub user: String,
     /// Program that carries connections to the hub, in place of TCP.
     pub proxy: Option<Vec<String>>,
+    /// What machines are told at their first boot, besides who they are.
+    pub boot: crate::bootstrap::Boot,
 }
 
 /// A cluster that is wanted.
