@@ -28,9 +28,6 @@ pub const JOIN_END: &str = "#HERDSMAN-JOIN-END";
 /// Line after the user's own lines.
 const EXTRA_END: &str = "#HERDSMAN-EXTRA-END";
 
-/// Where the script of a cloud-config lies while it runs: in memory.
-const SCRIPT: &str = "/run/herdsman-boot";
-
 /// In which form a machine is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum UserDataForm {
@@ -93,7 +90,8 @@ fn too_large(parts: &Parts<'_>, all: usize) -> ApiError {
 }
 
 fn script(parts: Parts<'_>) -> Result<String, ApiError> {
-    let mut out = String::from("#!/bin/sh\n# Makes this machine a node of a herdsman cluster. Worthless once it is one.\n");
+    // The key in it is worthless once the machine is a node.
+    let mut out = String::from("#!/bin/sh\n# herdsman\n");
     let _ = writeln!(out, "W={}", parts.patience.as_secs());
     out += &dense(include_str!("script.sh"));
     let _ = write!(
@@ -169,13 +167,14 @@ fn agent(download: &Download) -> Result<String, ApiError> {
     Ok(out)
 }
 
+/// Takes a runcmd, which cloud-init copies into its own script as it is: nothing
+/// of it stands on a command line.
 fn cloud_config(script: &str) -> String {
-    let mut out = format!("#cloud-config\nwrite_files:\n- path: {SCRIPT}\n  permissions: '0700'\n  content: |\n");
+    let mut out = String::from("#cloud-config\nruncmd:\n- |\n");
     for line in script.lines() {
-        // One more than the key above it has: the least that YAML takes.
-        let indent = if line.is_empty() { "" } else { "   " };
+        // One space is the least that YAML takes.
+        let indent = if line.is_empty() { "" } else { " " };
         let _ = writeln!(out, "{indent}{line}");
     }
-    let _ = writeln!(out, "runcmd:\n- [sh, {SCRIPT}]");
     out
 }

@@ -2,16 +2,17 @@ set -uf
 umask 077
 J=/var/lib/herdsman
 B=/usr/local/bin/herdsman-agent
-N=/usr/local/bin/.herdsman-agent.new
+N=$B.new
 NL='
 '
 say() {
-	echo "herdsman: $*" >&2
-	(echo "herdsman: $*" >/dev/console) 2>/dev/null
+	m="herdsman: $*"
+	echo "$m" >&2
+	(echo "$m" >/dev/console) 2>/dev/null
 	:
 }
 die() {
-	say "this machine does not become a node: $*"
+	say "gave up: $*"
 	exit 1
 }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -32,25 +33,22 @@ sum() {
 ok() { [ -f "$1" ] && sum "$1" && [ "$x" = "$H" ]; }
 # Goes on where an earlier try broke off.
 get() {
-	T=
-	have timeout && T="timeout $((60 * n))"
+	T=$(have timeout && echo "timeout $((60 * n))")
 	if have curl; then set -- curl -fsSL --connect-timeout 15 -C - -o "$N" "$1"
 	elif have wget; then set -- wget -nv -T 30 -c -O "$N" "$1"
 	elif have python3; then set -- python3 -c 'import os,sys,urllib.request as r
 u,f=sys.argv[1:]
-n=os.path.exists(f) and os.path.getsize(f)
-try:s=r.urlopen(r.Request(u,headers={"Range":"bytes=%d-"%n} if n else {}),timeout=30)
+n=os.path.exists(f)and os.path.getsize(f)
+try:s=r.urlopen(r.Request(u,headers={"Range":"bytes=%d-"%n}if n else{}),None,30)
 except Exception as e:sys.exit(str(e))
-with open(f,"ab" if s.status==206 else "wb") as o:
- while 1:
-  b=s.read(65536)
-  if not b:break
-  o.write(b)' "$1" "$N"
+o=open(f,"ab"if s.status==206 else"wb")
+b=1
+while b:b=s.read(65536);o.write(b)' "$1" "$N"
 	else die "curl, wget or python3 is needed to download the agent"
 	fi
-	x=$($T "$@" 2>&1) && return
-	x="exit $? ${x##*"$NL"}"
-	return 1
+	if why=$($T "$@" 2>&1); then why=
+	else why="exit $? ${why##*"$NL"}"
+	fi
 }
 fetch() {
 	n=0
@@ -58,20 +56,15 @@ fetch() {
 	while :; do
 		n=$((n + 1))
 		for u in $U; do
-			if get "$u"; then
-				ok "$N" && return
-				why="its SHA-256 is $x, not $H"
-				rm -f "$N"
-			else
-				why=$x
-				ok "$N" && return
-			fi
-			# What does not grow cannot be continued.
-			x=0
-			[ -f "$N" ] && x=$(wc -c <"$N")
-			[ "$x" -gt "$z" ] || rm -f "$N"
-			z=$x
-			say "no agent from $u: $why"
+			get "$u"
+			x=
+			ok "$N" && return
+			# What is whole but wrong, or does not grow, cannot be continued.
+			y=0
+			[ "$why" ] && [ -f "$N" ] && y=$(wc -c <"$N")
+			[ "$y" -gt "$z" ] || rm -f "$N"
+			z=$y
+			say "no agent from $u: ${why:=SHA-256 is $x, not $H}"
 		done
 		now
 		p=$((n < 6 ? n * n : 30))
@@ -82,4 +75,4 @@ fetch() {
 [ "$(id -u)" = 0 ] || die "only root can set it up"
 now
 E=$((t + W))
-mkdir -p "$J" || die "cannot make $J"
+mkdir -p $J

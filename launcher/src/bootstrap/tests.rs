@@ -184,3 +184,27 @@ fn an_own_agent_is_known_by_its_file() {
     let own = Download::new(&[mirror], &std::collections::BTreeMap::new(), || Ok(path)).unwrap();
     assert_eq!(own.sha256.keys().collect::<Vec<_>>(), [&Arch::Aarch64]);
 }
+
+/// With the linter, where it is installed: CI has it.
+#[test]
+fn the_script_is_posix_and_clean() {
+    use std::io::Write as _;
+    let (join, boot) = boot(&[RELEASE, "http://10.0.0.1/agent"], &["echo hello"]);
+    let text = render(&join, &boot, UserDataForm::Script).unwrap();
+    for shell in ["sh", "dash"] {
+        // SC2015: what follows the second is a report of either's failure.
+        // SC2086: paths of ours without anything to split.
+        let child = std::process::Command::new("shellcheck")
+            .args(["-s", shell, "-e", "SC2015,SC2086", "-"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let Ok(mut child) = child else {
+            eprintln!("skipped: shellcheck is not installed");
+            return;
+        };
+        child.stdin.take().unwrap().write_all(text.reveal().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
