@@ -12,6 +12,7 @@ use herdsman_wire::{ApiError, ClusterId, Code, NodeName, Role, Secret, limits};
 use super::dashboard_address;
 use super::spec::{GRACE, Group, ProcessSpec, User};
 use crate::identity::TlsFiles;
+use crate::service::accounts;
 use herdsman_wire::reserved::{check_args, check_variable};
 
 /// Everything that shapes a node's Dask.
@@ -52,6 +53,13 @@ impl Start<'_> {
     #[must_use]
     pub fn scratch(&self) -> PathBuf {
         self.state.join("dask-scratch")
+    }
+
+    /// Folder for temporary files of a Dask that has a user of its own, so that
+    /// nobody else on the machine can reach them.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.state.join("dask-tmp")
     }
 
     /// File that Dask's output goes to.
@@ -352,6 +360,13 @@ fn environment(start: &Start<'_>, scratch: &Path) -> Result<BTreeMap<String, Sec
         put("HERDSMAN_GUARD_CRL", text(&start.tls.crl)?);
     }
     put("PYTHONUNBUFFERED", "1".into());
+    if start.user.is_some() {
+        for (name, value) in [("HOME", PathBuf::from(accounts::HOME)), ("TMPDIR", start.temporary())] {
+            if !variables.contains_key(name) {
+                put(name, text(&value)?);
+            }
+        }
+    }
     // A scheduler has no option for it, and would share `/tmp` with other clusters:
     // Dask clears away there what it takes for left over.
     if !variables.contains_key("DASK_TEMPORARY_DIRECTORY") {

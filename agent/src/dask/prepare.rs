@@ -45,6 +45,9 @@ pub fn prepare(start: &Start<'_>) -> Result<(), ApiError> {
     set_mode(&scratch, 0o700)?;
     let Some(user) = &start.user else { return Ok(()) };
     give(&scratch, user)?;
+    let temporary = start.temporary();
+    make_dir(&temporary)?;
+    give(&temporary, user)?;
     for folder in [start.state, start.run] {
         set_mode(folder, 0o711)?;
     }
