@@ -36,8 +36,11 @@ pub fn for_dask(paths: &Paths) -> Result<Option<User>, ApiError> {
     }
     let user = user(Path::new("/"))?;
     user.map(Some).ok_or_else(|| {
-        ApiError::new(Code::Usage, format!("this machine has no user `{DASK}` for Dask to run as"))
-            .with_hint("herdsman-agent install          makes it")
+        ApiError::new(
+            Code::Usage,
+            format!("this machine has no user `{DASK}` for Dask to run as"),
+        )
+        .with_hint("herdsman-agent install          makes it")
     })
 }
 
@@ -63,9 +66,10 @@ fn read(root: &Path, name: &str) -> Result<String, ApiError> {
 
 /// A user with all its groups.
 fn find(passwd: &str, group: &str, name: &str) -> Option<User> {
-    let mut fields = passwd.lines().map(|l| l.split(':')).find_map(|mut f| {
-        (f.next() == Some(name)).then_some(f)
-    })?;
+    let mut fields = passwd
+        .lines()
+        .map(|l| l.split(':'))
+        .find_map(|mut f| (f.next() == Some(name)).then_some(f))?;
     let uid = fields.nth(1)?.parse().ok()?;
     let gid = fields.next()?.parse().ok()?;
     let groups = group.lines().filter_map(|line| {
@@ -122,7 +126,10 @@ fn append(root: &Path) -> Result<(), ApiError> {
         .open(&lock_path)
         .map_err(|e| io_error("open", &lock_path, &e))?;
     lock_whole(&lock).map_err(|e| {
-        ApiError::new(Code::Conflict, format!("somebody else changes this machine's users: {e}"))
+        ApiError::new(
+            Code::Conflict,
+            format!("somebody else changes this machine's users: {e}"),
+        )
     })?;
     let (passwd, group) = (read(root, "passwd")?, read(root, "group")?);
     let existing = group.lines().find_map(|l| {
@@ -178,9 +185,10 @@ fn add_line(path: &Path, line: &str, make: bool) -> Result<(), ApiError> {
         };
     };
     let name = line.split(':').next().unwrap_or_default();
-    let already = text
-        .split(|b| *b == b'\n')
-        .any(|l| l.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b':')));
+    let already = text.split(|b| *b == b'\n').any(|l| {
+        l.strip_prefix(name.as_bytes())
+            .is_some_and(|rest| rest.first() == Some(&b':'))
+    });
     if already {
         return Ok(());
     }
@@ -202,8 +210,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let etc = dir.path().join("etc");
         std::fs::create_dir(&etc).unwrap();
-        std::fs::write(etc.join("passwd"), "root:x:0:0:root:/root:/bin/bash\nsshd:x:999:65534::/run/sshd:/x").unwrap();
-        std::fs::write(etc.join("group"), "root:x:0:\nvideo:x:44:dask\nrender:x:998:other,dask\nx:x:997:dask2\n").unwrap();
+        std::fs::write(
+            etc.join("passwd"),
+            "root:x:0:0:root:/root:/bin/bash\nsshd:x:999:65534::/run/sshd:/x",
+        )
+        .unwrap();
+        std::fs::write(
+            etc.join("group"),
+            "root:x:0:\nvideo:x:44:dask\nrender:x:998:other,dask\nx:x:997:dask2\n",
+        )
+        .unwrap();
         std::fs::write(etc.join("shadow"), "root:*:1::::::\n").unwrap();
         dir
     }

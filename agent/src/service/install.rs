@@ -87,8 +87,7 @@ fn install(options: &Options) -> Result<(), ApiError> {
     chown(&home, Some(user.uid), Some(user.gid)).map_err(|e| io_error("change the owner of", &home, &e))?;
     program(root)?;
     let folder = below(root, Path::new(unit::FOLDER));
-    let text = unit::text(Path::new(unit::PROGRAM));
-    write_mode(&folder.join(unit::NAME), text.as_bytes(), 0o644)?;
+    write_mode(&folder.join(unit::NAME), unit::TEXT.as_bytes(), 0o644)?;
     enable(&folder)?;
     if options.start { start() } else { Ok(()) }
 }
@@ -139,10 +138,11 @@ fn enable(folder: &Path) -> Result<(), ApiError> {
 fn start() -> Result<(), ApiError> {
     // The folder that systemd itself says to look for, see sd_booted(3).
     if !Path::new("/run/systemd/system").is_dir() {
-        return Err(
-            ApiError::new(Code::Usage, "the agent is installed, but this machine does not run systemd")
-                .with_hint("herdsman-agent run          starts it by hand"),
-        );
+        return Err(ApiError::new(
+            Code::Usage,
+            "the agent is installed, but this machine does not run systemd",
+        )
+        .with_hint("herdsman-agent run          starts it by hand"));
     }
     systemctl(&["daemon-reload"])?;
     // Not waited for: what runs user-data may itself be waited for by others.

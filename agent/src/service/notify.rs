@@ -36,9 +36,7 @@ impl Notifier {
     pub fn to(socket: Option<&[u8]>) -> Self {
         let address = match socket {
             Some([b'@', name @ ..]) => SocketAddr::from_abstract_name(name).ok(),
-            Some(path) if path.starts_with(b"/") => {
-                SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)).ok()
-            }
+            Some(path) if path.starts_with(b"/") => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)).ok(),
             _ => None,
         };
         let open = || {
@@ -103,7 +101,10 @@ impl Notifier {
 
 /// One line; a status is shown to people.
 fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(200)
+        .collect()
 }
 
 #[cfg(test)]

@@ -186,7 +186,9 @@ impl Download {
             };
         }
         if known.mirrors.is_empty() {
-            known.mirrors.extend(RELEASES.and_then(|url| url.parse::<Mirror>().ok()));
+            known
+                .mirrors
+                .extend(RELEASES.and_then(|url| url.parse::<Mirror>().ok()));
         }
         if known.mirrors.is_empty() {
             return Err(ApiError::new(

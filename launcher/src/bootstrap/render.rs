@@ -127,7 +127,11 @@ fn extra(lines: &[String]) -> Result<String, ApiError> {
     }
     let mut out = format!("cat >$J/.extra <<'{EXTRA_END}'\n");
     for line in lines.iter().flat_map(|l| l.lines()) {
-        if line == EXTRA_END || line == JOIN_BEGIN || line == JOIN_END || line.chars().any(|c| c.is_control() && c != '\t') {
+        if line == EXTRA_END
+            || line == JOIN_BEGIN
+            || line == JOIN_END
+            || line.chars().any(|c| c.is_control() && c != '\t')
+        {
             let shown: String = line.chars().filter(|c| !c.is_control()).take(60).collect();
             return Err(ApiError::new(
                 Code::Usage,
@@ -162,7 +166,11 @@ fn agent(download: &Download) -> Result<String, ApiError> {
         let _ = writeln!(out, "{names}) a={} H={hash} ;;", arch.as_str());
     }
     out += "*) die \"there is no agent for $(uname -m)\" ;;\nesac\n";
-    let mirrors: Vec<String> = download.mirrors.iter().map(|m| m.to_string().replace(ARCH, "$a")).collect();
+    let mirrors: Vec<String> = download
+        .mirrors
+        .iter()
+        .map(|m| m.to_string().replace(ARCH, "$a"))
+        .collect();
     let _ = writeln!(out, "U=\"{}\"", mirrors.join(" "));
     Ok(out)
 }
