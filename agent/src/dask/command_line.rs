@@ -75,10 +75,11 @@ pub fn output(state: &Path) -> PathBuf {
     state.join("logs").join("dask.log")
 }
 
-/// The guard's place below a folder.
+/// The guard's place below a folder: in one of its own, for Python lists the
+/// folder that it imports from, and nobody else's files are to be listed.
 #[must_use]
 pub fn guard_file(run: &Path) -> PathBuf {
-    run.join("herdsman_guard.py")
+    run.join("guard").join("herdsman_guard.py")
 }
 
 /// The socket on which the agent listens for the guard.

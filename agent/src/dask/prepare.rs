@@ -23,6 +23,10 @@ pub const GUARD: &str = include_str!("herdsman_guard.py");
 /// As the file system says.
 pub fn write_guard(run: &Path) -> Result<PathBuf, ApiError> {
     let path = guard_file(run);
+    if let Some(folder) = path.parent() {
+        make_dir(folder)?;
+        set_mode(folder, 0o755)?;
+    }
     write_mode(&path, GUARD.as_bytes(), 0o644)?;
     set_mode(&path, 0o644)?;
     Ok(path)
