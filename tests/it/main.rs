@@ -8,3 +8,4 @@ mod environment;
 mod fuzz;
 mod settings;
 mod trouble;
+mod user_data;

@@ -361,6 +361,7 @@ fn environment(start: &Start<'_>, scratch: &Path) -> Result<BTreeMap<String, Sec
         put("HERDSMAN_GUARD_CRL", text(&start.tls.crl)?);
     }
     put("PYTHONUNBUFFERED", "1".into());
+    // The agent's own are not for another user.
     if start.user.is_some() {
         for (name, value) in [("HOME", PathBuf::from(accounts::HOME)), ("TMPDIR", start.temporary())] {
             if !variables.contains_key(name) {
@@ -396,10 +397,6 @@ fn environment(start: &Start<'_>, scratch: &Path) -> Result<BTreeMap<String, Sec
             .filter(|p| !p.is_empty())
             .collect();
         put("PATH", all.join(":"));
-    }
-    // The agent's home is not readable for another user.
-    if start.user.is_some() && !variables.contains_key("HOME") {
-        put("HOME", text(scratch)?);
     }
     Ok(env)
 }
