@@ -249,7 +249,7 @@ fn a_download_that_broke_off_goes_on_from_there() -> Result<()> {
             let machine = Machine::new(shell, programs)?;
             let ended = machine.run(&Script::of(&[&mirror, &second]).render()?)?;
             ensure!(ended.ok && machine.calls() == 1, "{shell} {programs:?} {manner:?}: {}", ended.console);
-            let asked = second.requests();
+            let asked = [mirror.requests(), second.requests()].concat();
             // python3 does not say that it was cut off: it begins anew.
             let goes_on = asked.iter().any(|r| r.contains(" from "));
             ensure!(goes_on || programs == ["python3"] , "{shell} {programs:?} {manner:?}: {asked:?}");
