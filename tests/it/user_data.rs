@@ -19,7 +19,19 @@ const AGENT: &str = "#!/bin/sh\necho \"ran $*\" >>/var/lib/herdsman/ran\n# more 
 const JOIN: &str = r#"{"version":1,"text":"with $HOME, `id` and 'quotes'"}"#;
 /// What the script needs besides a shell and a way to download.
 const TOOLS: [&str; 13] = [
-    "cat", "chmod", "id", "mkdir", "mv", "rm", "sed", "sh", "sha256sum", "sleep", "timeout", "uname", "wc",
+    "cat",
+    "chmod",
+    "id",
+    "mkdir",
+    "mv",
+    "rm",
+    "sed",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "timeout",
+    "uname",
+    "wc",
 ];
 
 fn agent() -> Vec<u8> {
@@ -35,7 +47,11 @@ fn sha256(bytes: &[u8]) -> Result<String> {
     let file = dir.path().join("f");
     fs::write(&file, bytes)?;
     let out = Command::new("sha256sum").arg(&file).output()?;
-    Ok(String::from_utf8(out.stdout)?.split(' ').next().unwrap_or_default().to_owned())
+    Ok(String::from_utf8(out.stdout)?
+        .split(' ')
+        .next()
+        .unwrap_or_default()
+        .to_owned())
 }
 
 /// A machine: its folders, and which programs it has.
@@ -86,7 +102,16 @@ impl Machine {
             self.dir.path().display()
         );
         let out = Command::new("timeout")
-            .args(["120", "unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", &mounts])
+            .args([
+                "120",
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                "/bin/sh",
+                "-c",
+                &mounts,
+            ])
             .output()?;
         ensure!(out.status.code() != Some(124), "the script did not end: {}", self.shell);
         let console = fs::read_to_string(self.path("console"))?;
@@ -109,7 +134,10 @@ impl Machine {
 
     fn has_joined(&self) -> Result<()> {
         let join = self.path("lib/herdsman/join.json");
-        ensure!(fs::read_to_string(&join)?.trim_end() == JOIN, "join.json is not what was sent");
+        ensure!(
+            fs::read_to_string(&join)?.trim_end() == JOIN,
+            "join.json is not what was sent"
+        );
         ensure!(fs::metadata(&join)?.permissions().mode() & 0o7777 == 0o600);
         ensure!(fs::metadata(self.path("lib/herdsman"))?.permissions().mode() & 0o7777 == 0o700);
         Ok(())
@@ -145,7 +173,11 @@ impl<'a> Script<'a> {
             mirrors: mirrors.to_vec(),
             extra: Vec::new(),
             patience: 90,
-            arch: if std::env::consts::ARCH == "aarch64" { Arch::Aarch64 } else { Arch::X86_64 },
+            arch: if std::env::consts::ARCH == "aarch64" {
+                Arch::Aarch64
+            } else {
+                Arch::X86_64
+            },
         }
     }
 
@@ -248,11 +280,18 @@ fn a_download_that_broke_off_goes_on_from_there() -> Result<()> {
             let second = Mirror::serve(&agent(), Manner::Whole)?;
             let machine = Machine::new(shell, programs)?;
             let ended = machine.run(&Script::of(&[&mirror, &second]).render()?)?;
-            ensure!(ended.ok && machine.calls() == 1, "{shell} {programs:?} {manner:?}: {}", ended.console);
+            ensure!(
+                ended.ok && machine.calls() == 1,
+                "{shell} {programs:?} {manner:?}: {}",
+                ended.console
+            );
             let asked = [mirror.requests(), second.requests()].concat();
             // python3 does not say that it was cut off: it begins anew.
             let goes_on = asked.iter().any(|r| r.contains(" from "));
-            ensure!(goes_on || programs == ["python3"] , "{shell} {programs:?} {manner:?}: {asked:?}");
+            ensure!(
+                goes_on || programs == ["python3"],
+                "{shell} {programs:?} {manner:?}: {asked:?}"
+            );
         }
     }
     Ok(())
@@ -283,13 +322,25 @@ fn a_machine_that_cannot_says_why() -> Result<()> {
     let mirror = Mirror::serve(&agent(), Manner::Whole)?;
     let bare = Machine::new("dash", &[])?;
     let ended = bare.run(&Script::of(&[&mirror]).render()?)?;
-    ensure!(!ended.ok && ended.console.contains("curl, wget or python3 is needed"), "{}", ended.console);
+    ensure!(
+        !ended.ok && ended.console.contains("curl, wget or python3 is needed"),
+        "{}",
+        ended.console
+    );
 
     let other = Machine::new("dash", &["curl"])?;
     let mut script = Script::of(&[&mirror]);
-    script.arch = if script.arch == Arch::X86_64 { Arch::Aarch64 } else { Arch::X86_64 };
+    script.arch = if script.arch == Arch::X86_64 {
+        Arch::Aarch64
+    } else {
+        Arch::X86_64
+    };
     let ended = other.run(&script.render()?)?;
-    ensure!(!ended.ok && ended.console.contains("there is no agent for"), "{}", ended.console);
+    ensure!(
+        !ended.ok && ended.console.contains("there is no agent for"),
+        "{}",
+        ended.console
+    );
     ensure!(mirror.requests().is_empty());
     Ok(())
 }
@@ -302,11 +353,19 @@ fn lines_of_the_users_own_run_first_and_break_nothing() -> Result<()> {
     let mirror = Mirror::serve(&agent(), Manner::Whole)?;
     let machine = Machine::new("busybox", &["wget"])?;
     let mut script = Script::of(&[&mirror]);
-    script.extra = ["echo \"ran $((1 + 1))\" >>/var/lib/herdsman/ran", "cat", "if then 'open"]
-        .map(str::to_owned)
-        .into();
+    script.extra = [
+        "echo \"ran $((1 + 1))\" >>/var/lib/herdsman/ran",
+        "cat",
+        "if then 'open",
+    ]
+    .map(str::to_owned)
+    .into();
     let ended = machine.run(&script.render()?)?;
-    ensure!(ended.ok && ended.console.contains("herdsman: extra_bootstrap: exit "), "{}", ended.console);
+    ensure!(
+        ended.ok && ended.console.contains("herdsman: extra_bootstrap: exit "),
+        "{}",
+        ended.console
+    );
     let ran = fs::read_to_string(machine.path("lib/herdsman/ran"))?;
     ensure!(ran == "ran 2\nran install\n", "{ran}");
     ensure!(!machine.path("lib/herdsman/.extra").exists(), "it may hold secrets");

@@ -112,15 +112,24 @@ fn answer(stream: &TcpStream, content: &[u8], manner: Manner, seen: &Mutex<Vec<S
     }
     let total = all.len();
     if from >= total {
-        return Ok(out.write_all(b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?);
+        return Ok(
+            out.write_all(b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?
+        );
     }
     let rest = &all[from..];
     let status = if from > 0 {
-        format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}", total - 1)
+        format!(
+            "206 Partial Content\r\nContent-Range: bytes {from}-{}/{total}",
+            total - 1
+        )
     } else {
         "200 OK".to_owned()
     };
-    write!(out, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", rest.len())?;
+    write!(
+        out,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        rest.len()
+    )?;
     let sent = match manner {
         Manner::BrokenOnce if first => rest.len() / 2,
         Manner::Drops => rest.len() / 3 + 1,

@@ -93,10 +93,11 @@ pub fn ensure(root: &Path) -> Result<User, ApiError> {
     if let Some(user) = user(root)? {
         return Ok(user);
     }
-    if root == Path::new("/") && useradd() {
-        if let Some(user) = user(root)? {
-            return Ok(user);
-        }
+    if root == Path::new("/")
+        && useradd()
+        && let Some(user) = user(root)?
+    {
+        return Ok(user);
     }
     append(root)?;
     user(root)?.ok_or_else(|| ApiError::new(Code::Internal, format!("the user `{DASK}` was made but is not there")))

@@ -35,7 +35,7 @@ ok() { [ -f "$1" ] && sum "$1" && [ "$x" = "$H" ]; }
 get() {
 	T=$(have timeout && echo "timeout $((60 * n))")
 	if have curl; then set -- curl -fsSL --connect-timeout 15 -C - -o "$N" "$1"
-	elif have wget; then set -- wget -nv -c -O "$N" "$1"
+	elif have wget; then set -- wget -nv -t 1 -c -O "$N" "$1"
 	elif have python3; then set -- python3 -c 'import os,sys,urllib.request as r
 u,f=sys.argv[1:]
 n=os.path.exists(f)and os.path.getsize(f)
