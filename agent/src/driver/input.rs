@@ -47,6 +47,8 @@ pub enum Input {
     Install(InstallRequest),
     /// The hub asks Dask's scheduler.
     Call(SchedulerCall),
+    /// Another agent is in this one's place, or not; with the command's number.
+    Upgraded(u64, Result<(), ApiError>),
     /// A signal.
     Signal(Signal),
     /// Dask's process tree is gone, as asked.
@@ -65,6 +67,7 @@ impl std::fmt::Debug for Input {
             Self::Stream(..) => "stream",
             Self::Install(_) => "install",
             Self::Call(_) => "call",
+            Self::Upgraded(..) => "upgraded",
             Self::Signal(_) => "signal",
             Self::Ended => "ended",
         };
