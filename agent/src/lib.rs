@@ -15,4 +15,5 @@ pub mod keeper;
 pub mod logs;
 pub mod node;
 pub mod notice;
+pub mod service;
 pub mod source;

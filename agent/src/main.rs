@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use herdsman_agent::dask::exec_child;
 use herdsman_agent::logs::LogStore;
+use herdsman_agent::service::notify::Notifier;
 use herdsman_agent::source::machine::{Found, Host};
-use herdsman_agent::{driver, keeper, source};
+use herdsman_agent::{driver, keeper, service, source};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -21,6 +22,8 @@ usage: herdsman-agent run                  be the node that this machine is to b
                                            /var/lib/herdsman/join.json, NoCloud, or the
                                            cloud's metadata service; waits for one
        herdsman-agent run --config FILE    be the node of a join configuration
+       herdsman-agent install [--root DIR] [--no-start]
+                                           make this machine, or an image at DIR, run it as a service
        herdsman-agent keep --dir DIR       keep an agent running where there is no systemd
        herdsman-agent version
 ";
@@ -30,6 +33,8 @@ fn main() -> ExitCode {
     let verb = args.next().and_then(|v| v.into_string().ok());
     match verb.as_deref() {
         Some("run") => run(args),
+        Some(service::upgrade::SETTLE) => service::upgrade::settle(),
+        Some("install") => service::main(args),
         Some("keep") => keeper::main(args),
         Some(exec_child::SUBCOMMAND) => exec_child::run(),
         Some("version" | "--version" | "-V") => say(&format!(
@@ -71,6 +76,8 @@ fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
                         .with(LevelFilter::INFO)
                         .with(console())
                         .set_default();
+                    // A wait has no loop that could feed a watchdog.
+                    Notifier::of_process().ready("looking for a join configuration", false);
                     Ok(Host::this().wait().await)
                 }
             };

@@ -10,3 +10,4 @@ mod machine;
 mod settings;
 mod sources;
 mod trouble;
+mod user_data;

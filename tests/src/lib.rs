@@ -6,4 +6,5 @@ pub mod home;
 pub mod index;
 pub mod machines;
 pub mod metadata;
+pub mod mirror;
 pub mod trouble;

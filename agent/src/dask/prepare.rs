@@ -9,7 +9,7 @@ use std::path::Path;
 use herdsman_wire::ApiError;
 use herdsman_wire::spec::DaskSecurity;
 
-use super::command_line::{Start, guard_file, preload_file};
+use super::command_line::{Start, guard_file, guard_folder, preload_file};
 use super::spec::User;
 use crate::files::{io_error, make_dir, write_mode};
 use crate::identity::TlsFiles;
@@ -24,6 +24,9 @@ const PRELOAD: &str = include_str!("herdsman_preload.py");
 /// # Errors
 /// As the file system says.
 pub fn write_guard(run: &Path) -> Result<(), ApiError> {
+    let folder = guard_folder(run);
+    make_dir(&folder)?;
+    set_mode(&folder, 0o755)?;
     for (path, text) in [(guard_file(run), GUARD), (preload_file(run), PRELOAD)] {
         write_mode(&path, text.as_bytes(), 0o644)?;
         set_mode(&path, 0o644)?;
@@ -48,6 +51,9 @@ pub fn prepare(start: &Start<'_>) -> Result<(), ApiError> {
     set_mode(&scratch, 0o700)?;
     let Some(user) = &start.user else { return Ok(()) };
     give(&scratch, user)?;
+    let temporary = start.temporary();
+    make_dir(&temporary)?;
+    give(&temporary, user)?;
     for folder in [start.state, start.run] {
         set_mode(folder, 0o711)?;
     }

@@ -77,6 +77,11 @@ impl End {
         })
     }
 
+    /// Another agent takes over at once; Dask goes on.
+    pub(super) fn make_way(&mut self, code: u8) {
+        self.stage = Stage::Gone(code);
+    }
+
     /// It can never become a node; its keeper need not try again.
     pub(super) fn give_up(&mut self, why: &str) {
         self.for_good = Some(why.to_owned());
@@ -116,6 +121,7 @@ impl Driver {
     }
 
     fn leave(&mut self, most: Duration, why: &str) {
+        self.manager.stopping();
         let patience = match &mut self.side {
             Side::Worker(_) if self.identity.is_none() => {
                 self.end.stage = Stage::Gone(0);

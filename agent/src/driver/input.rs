@@ -48,6 +48,8 @@ pub enum Input {
     Install(InstallRequest),
     /// The hub asks Dask's scheduler.
     Call(SchedulerCall),
+    /// Another agent is in this one's place, or not; with the command's number.
+    Upgraded(u64, Result<(), ApiError>),
     /// A signal.
     Signal(Signal),
     /// The machine's cloud announces something.
@@ -68,6 +70,7 @@ impl std::fmt::Debug for Input {
             Self::Stream(..) => "stream",
             Self::Install(_) => "install",
             Self::Call(_) => "call",
+            Self::Upgraded(..) => "upgraded",
             Self::Signal(_) => "signal",
             Self::Notice(_) => "notice",
             Self::Ended => "ended",

@@ -24,6 +24,7 @@ mod input;
 mod install;
 mod notice;
 mod power;
+mod upgrade;
 mod worker_side;
 
 use std::path::PathBuf;
@@ -44,6 +45,7 @@ use crate::keeper::EXIT_REFUSED;
 use crate::logs::{self, LogStore};
 use crate::node::phases::Phases;
 use crate::notice::Approval;
+use crate::service::notify::Notifier;
 use crate::source::machine::Found;
 
 use certificates::Renewal;
@@ -90,6 +92,9 @@ pub struct Driver {
     /// Whether the machine is powered off when the node has ended.
     power_off: bool,
     end: End,
+    manager: Notifier,
+    /// Until when this agent, newly put in its place, has to have a ready node.
+    trial: Option<tokio::time::Instant>,
 }
 
 impl std::fmt::Debug for Driver {
@@ -125,7 +130,15 @@ pub async fn run(found: Result<Found, ApiError>, log: impl Fn(Option<&LogStore>)
     let power_off = power::is_wanted(&join.at_end, found.machine.is_some());
     let over = match Driver::start(found, logs, started).await {
         Ok((driver, inputs)) => driver.run(inputs).await,
-        Err(e) if is_final(&e) || (is_new && e.code == Code::Port) => Over::Refused(e.message.clone(), refused(&e)),
+        Err(e) if is_final(&e) || (is_new && e.code == Code::Port) => {
+            let code = refused(&e);
+            // The machine stays for the agent that was here before this one.
+            if crate::service::upgrade::is_on_trial() {
+                Over::Left(code)
+            } else {
+                Over::Refused(e.message, code)
+            }
+        }
         Err(e) => {
             tell(&e);
             Over::Left(ExitCode::FAILURE)
@@ -160,6 +173,10 @@ enum Over {
 
 fn refused(e: &ApiError) -> ExitCode {
     tell(e);
+    // What a new agent refuses, the old one may not: it has to get its turn.
+    if crate::service::upgrade::is_on_trial() {
+        return ExitCode::FAILURE;
+    }
     ExitCode::from(EXIT_REFUSED)
 }
 
@@ -206,7 +223,7 @@ impl Driver {
             "the agent starts"
         );
         let report = watch::Sender::new(NodeReport::default());
-        let dask = dask_side::DaskSide::start(&join, inputs.clone())?;
+        let dask = dask_side::DaskSide::start(&join, store.tls_files(), inputs.clone())?;
         let known = match join.role {
             Role::Worker => store.load(now)?.is_some(),
             Role::Scheduler => crate::hub::Hub::is_installed(&join.paths.state),
@@ -238,12 +255,15 @@ impl Driver {
             approval: None,
             power_off,
             end: End::default(),
+            manager: Notifier::of_process(),
+            trial: upgrade::trial(),
         };
         notice::watch(machine.as_ref(), driver.inputs.clone());
         input::signals(driver.inputs.clone())?;
         let left = driver.join.deadline.since(now);
         driver.phases.start(PhaseName::Enrol, now, Some(left));
         driver.first_identity().await?;
+        driver.manager.ready("enrolling", true);
         Ok((driver, rx))
     }
 
@@ -282,6 +302,7 @@ impl Driver {
             Input::Stream(request, io) => self.serve_stream(request, io),
             Input::Install(request) => self.on_install(request).await,
             Input::Call(call) => self.on_call(call),
+            Input::Upgraded(id, outcome) => self.on_upgraded(id, outcome),
             Input::Signal(signal) => self.on_signal(signal),
             Input::Notice(notice) => self.on_notice(*notice),
             Input::Ended => self.on_ended(),
@@ -295,6 +316,8 @@ impl Driver {
         self.renew_when_due(now);
         self.end_when_due();
         self.end_when_alone();
+        self.manager.alive(self.end.has_begun());
+        self.judge_trial();
         if expired {
             self.on_expired_phase();
             self.publish();
@@ -328,6 +351,7 @@ impl Driver {
             crl: self.crl,
             notice: self.notice.clone(),
         };
+        self.manager.status(&self.phases.summary());
         if report.dask.versions == Some(Versions::default()) {
             report.dask.versions = None;
         }

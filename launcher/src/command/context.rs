@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use herdsman_wire::{ClusterName, Code};
+use herdsman_wire::{ApiError, ClusterName, Code};
 
 use super::cli::{Global, UpArgs};
+use crate::bootstrap::{Boot, Download, UserDataForm};
 use crate::cluster::{self, Access, Context};
 use crate::config::{self, Env, Loaded, LocalNetwork, ProviderName, Settings, vars};
 use crate::provider::{LocalSettings, Provider, local};
@@ -60,12 +61,30 @@ impl Session {
                 ));
             }
         };
+        let boot = match provider.user_data_form() {
+            // These have the program itself, which is not to be read for nothing.
+            UserDataForm::Json => Boot {
+                download: Err(ApiError::new(Code::Internal, "these machines download no agent")),
+                extra: settings.extra_bootstrap.clone(),
+            },
+            UserDataForm::Script | UserDataForm::CloudConfig => self.boot(settings),
+        };
         Ok(Context {
             provider,
             store,
             user: self.user(),
             proxy: settings.proxy_command.clone(),
+            boot,
         })
+    }
+
+    /// What machines are told besides who they are.
+    pub(super) fn boot(&self, settings: &Settings) -> Boot {
+        let own = || self.agent().map_err(|e| ApiError::new(e.code, e.message));
+        Boot {
+            download: Download::new(&settings.agent_url, &settings.agent_sha256, own),
+            extra: settings.extra_bootstrap.clone(),
+        }
     }
 
     /// Provider and state for an existing cluster, whose record knows the rest.

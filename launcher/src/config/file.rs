@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::{Arch, Mirror, Sha256};
+
 use super::choice::{Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
 use super::pair::check_variable_name;
 use super::proxy::ProxyCommand;
@@ -61,6 +63,12 @@ pub struct File {
     /// Tags of everything that is made.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
+    /// Where machines get their agent.
+    #[serde(skip_serializing_if = "is_default")]
+    pub agent: Agent,
+    /// Shell lines that machines run before their agent starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra_bootstrap: Option<Vec<String>>,
     /// What only provider `local` has.
     #[serde(skip_serializing_if = "is_default")]
     pub local: Local,
@@ -277,6 +285,16 @@ table! {
         /// Program whose standard input and output lead to the hub; `%h` and
         /// `%p` are its address and port.
         proxy_command: ProxyCommand,
+    }
+}
+
+table! {
+    /// Where machines get their agent.
+    Agent {
+        /// Addresses, tried in order; `{arch}` is the machine's architecture.
+        url: Vec<Mirror>,
+        /// SHA-256 of the file for each architecture.
+        sha256: BTreeMap<Arch, Sha256>,
     }
 }
 

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::bootstrap::{Arch, Mirror, Sha256};
+
 use super::choice::{Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
 use super::defaults;
 use super::error::{ConfigError, nearest};
@@ -144,6 +146,9 @@ pub(crate) struct Merged {
     /// By the key's last part, such as `tls_cert`.
     pub(crate) tls: BTreeMap<&'static str, Sourced<PathBuf>>,
     pub(crate) tags: BTreeMap<String, Sourced<String>>,
+    pub(crate) agent_url: Option<Sourced<Vec<Mirror>>>,
+    pub(crate) agent_sha256: Option<Sourced<BTreeMap<Arch, Sha256>>>,
+    pub(crate) extra_bootstrap: Option<Sourced<Vec<String>>>,
     pub(crate) local_network: Sourced<LocalNetwork>,
     pub(crate) proxy_command: Option<Sourced<ProxyCommand>>,
     pub(crate) table: toml::Table,
@@ -345,6 +350,9 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         tls,
         tags: m.pick_map("tags", |f| Some(f.tags.clone())),
         proxy_command: m.pick("connect.proxy_command", |f| f.connect.proxy_command.clone()),
+        agent_url: m.pick("agent.url", |f| f.agent.url.clone()),
+        agent_sha256: m.pick("agent.sha256", |f| f.agent.sha256.clone()),
+        extra_bootstrap: m.pick("extra_bootstrap", |f| f.extra_bootstrap.clone()),
         local_network: m.pick_or("local.network", |f| f.local.network, LocalNetwork::Auto),
         table,
         provider,

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use herdsman_wire::{ClusterName, Code, Secret};
 
+use crate::bootstrap::{Arch, Mirror, Sha256};
+
 use super::check::{self, fault};
 use super::choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
 use super::defaults;
@@ -88,6 +90,12 @@ pub struct Settings {
     pub allow: Vec<Allow>,
     /// Further tags.
     pub tags: BTreeMap<String, String>,
+    /// Where machines get their agent, if the user says so.
+    pub agent_url: Vec<Mirror>,
+    /// What that agent must be.
+    pub agent_sha256: BTreeMap<Arch, Sha256>,
+    /// Shell lines that machines run before their agent starts.
+    pub extra_bootstrap: Vec<String>,
     /// How local nodes are joined.
     pub local_network: LocalNetwork,
     /// Program that leads to the hub, and its arguments.
@@ -140,6 +148,9 @@ impl Settings {
             insecure: m.insecure.value,
             allow: m.allow.value,
             tags: m.tags.into_iter().map(|(k, v)| (k, v.value)).collect(),
+            agent_url: m.agent_url.map(|u| u.value).unwrap_or_default(),
+            agent_sha256: m.agent_sha256.map(|h| h.value).unwrap_or_default(),
+            extra_bootstrap: m.extra_bootstrap.map(|l| l.value).unwrap_or_default(),
             local_network: m.local_network.value,
             proxy_command: m.proxy_command.map(|c| c.value.argv().to_vec()),
         };

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use herdsman_wire::{ClusterId, ClusterName, NodeName, Role, Secret};
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::UserDataForm;
+
 pub mod local;
 
 /// Tags of a resource: `herdsman-cluster`, `herdsman-role` …, DESIGN section 7.
@@ -123,6 +125,15 @@ impl Provider {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Local(_) => "local",
+        }
+    }
+
+    /// In which form its machines take what they are told.
+    #[must_use]
+    pub const fn user_data_form(&self) -> UserDataForm {
+        match self {
+            // The agent is on this computer already.
+            Self::Local(_) => UserDataForm::Json,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What can be typed. Types only; the words here are the manual.
 
+mod render;
 mod unseen;
 mod up;
 mod verbs;
@@ -11,11 +12,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Limit, Period, ProxyCommand};
 
+pub use render::{CloudInitArgs, RenderRole, RenderVerb};
 pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
 pub use verbs::{
     CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs, ExtendArgs, LogsArgs,
-    LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs,
+    LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs, UpgradeArgs,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -142,6 +144,11 @@ pub enum Verb {
     /// See what the copied Python environment holds
     #[command(subcommand)]
     Pkg(PkgVerb),
+    /// Put this launcher's agent on all nodes; computations go on
+    Upgrade(UpgradeArgs),
+    /// Print what people need who make machines by themselves
+    #[command(subcommand)]
+    Render(RenderVerb),
     /// See and change settings
     #[command(subcommand)]
     Config(ConfigVerb),
