@@ -4,15 +4,14 @@ use herdsman_wire::{ClusterName, Code};
 use serde_json::json;
 
 use super::cli::{Output, ScaleArgs};
-use super::context::Session;
+use super::context::{Session, Wish};
 use super::signals::interruptible;
 use crate::cluster::{self, ScaleReport, Step, Target};
 use crate::ui::{Error, Exit, Progress, seconds};
 
 pub(super) async fn run(session: &Session, args: &ScaleArgs) -> Result<u8, Error> {
     let (named, target) = parse(args)?;
-    let ctx = session.plain_context()?;
-    let name = session.cluster(&ctx, named.as_ref()).await?;
+    let (ctx, name) = session.find(named.as_ref(), Wish::Look).await?;
     let progress = Progress::new(&session.printer);
     let see = |step: &Step| progress.see(step);
     let started = std::time::Instant::now();

@@ -12,6 +12,7 @@ use herdsman_wire::{ClusterId, ClusterName, NodeName, Role, Secret};
 use serde::{Deserialize, Serialize};
 
 pub mod local;
+pub mod manual;
 
 /// Tags of a resource: `herdsman-cluster`, `herdsman-role` …, DESIGN section 7.
 pub type Tags = BTreeMap<String, String>;
@@ -108,6 +109,8 @@ pub struct Deleted {
     pub deleted: Vec<String>,
     /// What is left, with the reason.
     pub left: Vec<(String, String)>,
+    /// What the user says is gone, and nobody has looked.
+    pub forgotten: Vec<String>,
 }
 
 /// Everything that can make machines.
@@ -115,6 +118,8 @@ pub struct Deleted {
 pub enum Provider {
     /// Process trees on this machine.
     Local(local::Local),
+    /// Machines that somebody else makes.
+    Manual(manual::Manual),
 }
 
 impl Provider {
@@ -123,6 +128,7 @@ impl Provider {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Local(_) => "local",
+            Self::Manual(_) => "manual",
         }
     }
 
@@ -132,7 +138,15 @@ impl Provider {
     pub fn environments(&self) -> Option<PathBuf> {
         match self {
             Self::Local(p) => Some(p.environments()),
+            Self::Manual(_) => None,
         }
+    }
+
+    /// Whether a machine may have an address that nobody here can know, behind a
+    /// router that hides it. The hub then takes the node from any address.
+    #[must_use]
+    pub const fn hides_addresses(&self) -> bool {
+        matches!(self, Self::Manual(_))
     }
 
     /// Says where machines will be, as far as that is known before they exist.
@@ -144,6 +158,7 @@ impl Provider {
     pub fn place(&self, cluster: &ClusterRef, node: &NodeName, index: u32) -> Result<Placement, ProviderError> {
         match self {
             Self::Local(p) => p.place(cluster, node, index),
+            Self::Manual(p) => p.place(cluster, node, index),
         }
     }
 
@@ -154,6 +169,28 @@ impl Provider {
     pub async fn ensure_network(&self, cluster: &ClusterRef, tags: &Tags) -> Result<(), ProviderError> {
         match self {
             Self::Local(p) => p.ensure_network(cluster, tags).await,
+            Self::Manual(p) => p.ensure_network(cluster, tags).await,
+        }
+    }
+
+    /// Gets ready what machines are told, and says what a person has to do before
+    /// [`Self::create`] can end, if anything.
+    ///
+    /// # Errors
+    /// As the provider says.
+    pub async fn prepare(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<Vec<String>, ProviderError> {
+        match self {
+            Self::Local(_) => Ok(Vec::new()),
+            Self::Manual(p) => p.prepare(cluster, machines).await,
+        }
+    }
+
+    /// These machines are nodes now, so what they were told at their first boot is
+    /// worthless; where it lies about, it is removed.
+    pub async fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
+        match self {
+            Self::Local(_) => {}
+            Self::Manual(p) => p.enrolled(cluster, nodes).await,
         }
     }
 
@@ -162,6 +199,7 @@ impl Provider {
     pub async fn create(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Vec<Result<Machine, ProviderError>> {
         match self {
             Self::Local(p) => p.create(cluster, machines).await,
+            Self::Manual(p) => p.create(cluster, machines).await,
         }
     }
 
@@ -172,6 +210,7 @@ impl Provider {
     pub async fn list(&self, cluster: Option<&ClusterName>) -> Result<Vec<Machine>, ProviderError> {
         match self {
             Self::Local(p) => p.list(cluster).await,
+            Self::Manual(p) => p.list(cluster).await,
         }
     }
 
@@ -182,6 +221,7 @@ impl Provider {
     pub async fn delete(&self, machines: &[Machine]) -> Result<Deleted, ProviderError> {
         match self {
             Self::Local(p) => p.delete(machines).await,
+            Self::Manual(p) => p.delete(machines).await,
         }
     }
 
@@ -193,6 +233,7 @@ impl Provider {
     pub async fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         match self {
             Self::Local(p) => p.delete_rest(cluster).await,
+            Self::Manual(p) => p.delete_rest(cluster).await,
         }
     }
 
@@ -203,6 +244,7 @@ impl Provider {
     pub async fn console(&self, machine: &Machine) -> Result<String, ProviderError> {
         match self {
             Self::Local(p) => p.console(machine).await,
+            Self::Manual(p) => p.console(machine).await,
         }
     }
 }
