@@ -6,5 +6,6 @@ mod cluster;
 mod dashboard;
 mod environment;
 mod fuzz;
+mod manual;
 mod settings;
 mod trouble;

@@ -4,4 +4,5 @@ pub mod attack;
 pub mod environment;
 pub mod home;
 pub mod index;
+pub mod manual;
 pub mod trouble;

@@ -120,7 +120,10 @@ fn provider(m: &Merged) -> Result<(), ConfigError> {
     if let Some(python) = &m.image_python
         && !python.value.is_absolute()
     {
-        let message = format!("{} is no absolute path; it lies on the machines", python.value.display());
+        let message = format!(
+            "{} is no absolute path; it lies on the machines",
+            python.value.display()
+        );
         return Err(fault(python, "env.image_python", message));
     }
     for (key, address) in [

@@ -177,7 +177,11 @@ pub(super) async fn json<T: DeserializeOwned>(
     let text = text(argv, request, within).await?;
     serde_json::from_str(&text).map_err(|e| {
         let shown: String = text.trim().chars().take(SHOWN).collect();
-        let shown = if shown.is_empty() { "nothing".to_owned() } else { format!("{shown:?}") };
+        let shown = if shown.is_empty() {
+            "nothing".to_owned()
+        } else {
+            format!("{shown:?}")
+        };
         ProviderError {
             hint: vec![format!(
                 "it must answer one JSON document on standard output, such as {}",
@@ -258,13 +262,20 @@ impl Running {
         let child = command.spawn()?;
         Ok(Self {
             #[cfg(unix)]
-            group: child.id().and_then(|id| i32::try_from(id).ok()).map(nix::unistd::Pid::from_raw),
+            group: child
+                .id()
+                .and_then(|id| i32::try_from(id).ok())
+                .map(nix::unistd::Pid::from_raw),
             child,
         })
     }
 
     async fn finish(&mut self, document: &[u8]) -> std::io::Result<(String, String, std::process::ExitStatus)> {
-        let (stdin, stdout, stderr) = (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
+        let (stdin, stdout, stderr) = (
+            self.child.stdin.take(),
+            self.child.stdout.take(),
+            self.child.stderr.take(),
+        );
         let mut out = Vec::new();
         let mut err = Vec::new();
         let status = {
@@ -274,13 +285,15 @@ impl Running {
                     let _ = stdin.write_all(document).await;
                 }
             };
-            let mut streams = Box::pin(async { tokio::join!(send, read_all(stdout, &mut out), read_end(stderr, &mut err)) });
-            let status = tokio::select! {
-                status = self.child.wait() => status?,
+            let mut streams =
+                Box::pin(async { tokio::join!(send, read_all(stdout, &mut out), read_end(stderr, &mut err)) });
+            tokio::select! {
+                status = self.child.wait() => {
+                    let _ = tokio::time::timeout(LAST_WORDS, &mut streams).await;
+                    status?
+                }
                 _ = &mut streams => self.child.wait().await?,
-            };
-            let _ = tokio::time::timeout(LAST_WORDS, &mut streams).await;
-            status
+            }
         };
         // What it has started on purpose, a machine perhaps, lives on.
         #[cfg(unix)]
@@ -346,9 +359,18 @@ mod tests {
         let e = text(&sh("echo no more credit >&2; exit 3"), &Request::list(None), LONG).await;
         let e = e.unwrap_err();
         assert_eq!(e.code, Code::Provider);
-        assert!(e.message.contains("exit status: 3") && e.message.contains("no more credit"), "{e}");
-        for (script, wanted) in [("echo hello", "\"hello\""), ("true", "nothing"), ("echo '{}'", "missing field")] {
-            let e = json::<Listed>(&sh(script), &Request::list(None), LONG).await.unwrap_err();
+        assert!(
+            e.message.contains("exit status: 3") && e.message.contains("no more credit"),
+            "{e}"
+        );
+        for (script, wanted) in [
+            ("echo hello", "\"hello\""),
+            ("true", "nothing"),
+            ("echo '{}'", "missing field"),
+        ] {
+            let e = json::<Listed>(&sh(script), &Request::list(None), LONG)
+                .await
+                .unwrap_err();
             assert!(e.code == Code::Provider && e.message.contains(wanted), "{script}: {e}");
             assert!(!e.hint.is_empty());
         }
@@ -382,7 +404,9 @@ mod tests {
     #[tokio::test]
     async fn a_machine_that_holds_the_output_does_not_hold_us() {
         let started = tokio::time::Instant::now();
-        let out = text(&sh("sleep 30 & echo ok"), &Request::list(None), LONG).await.unwrap();
+        let out = text(&sh("sleep 30 & echo ok"), &Request::list(None), LONG)
+            .await
+            .unwrap();
         assert_eq!(out, "ok\n");
         assert!(started.elapsed() < Duration::from_secs(25));
     }

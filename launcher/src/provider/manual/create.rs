@@ -32,7 +32,11 @@ impl Manual {
             if by_program || record.stage != Stage::Asked {
                 continue;
             }
-            todo.push(format!("make a machine for {} with the user-data in {}", spec.node, record.user_data.display()));
+            todo.push(format!(
+                "make a machine for {} with the user-data in {}",
+                spec.node,
+                record.user_data.display()
+            ));
             if spec.role == Role::Scheduler && record.address.is_none() {
                 todo.push(format!(
                     "then write its address into a file, so that workers can be told:\n  echo ADDRESS > {}\n  \
@@ -147,7 +151,11 @@ impl Manual {
                 }
             }
             if Instant::now() >= until {
-                let why = if last.is_empty() { String::new() } else { format!(" ({last})") };
+                let why = if last.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({last})")
+                };
                 return Err(ProviderError {
                     hint: vec![
                         format!("echo ADDRESS > {}     while `up` waits", path.display()),
@@ -155,7 +163,11 @@ impl Manual {
                     ],
                     ..fail(
                         Code::Deadline,
-                        format!("nobody said where {} is within {} s{why}", record.node, self.settings.patience.as_secs()),
+                        format!(
+                            "nobody said where {} is within {} s{why}",
+                            record.node,
+                            self.settings.patience.as_secs()
+                        ),
                     )
                 });
             }

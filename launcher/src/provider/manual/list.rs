@@ -37,7 +37,11 @@ impl Manual {
                     Ok(None) => {}
                     Err(e) => {
                         tracing::warn!("{}", e.message);
-                        known.extend(cluster.as_ref().map(|c| ((id.clone(), node.clone()), damaged(&c.cluster, node))));
+                        known.extend(
+                            cluster
+                                .as_ref()
+                                .map(|c| ((id.clone(), node.clone()), damaged(&c.cluster, node))),
+                        );
                     }
                 }
             }
@@ -51,7 +55,9 @@ impl Manual {
         }
         let mut machines = Vec::new();
         for (argv, cluster) in &programs {
-            let within = cluster.as_ref().map_or(self.settings.timeout.unwrap_or(SOON), |c| self.within(c, SOON));
+            let within = cluster
+                .as_ref()
+                .map_or(self.settings.timeout.unwrap_or(SOON), |c| self.within(c, SOON));
             let listed: Listed = call::json(argv, &Request::list(None), within).await?;
             machines.extend(listed.machines.into_iter().filter_map(|m| self.seen(m, &mut known)));
         }

@@ -189,7 +189,10 @@ impl Manual {
                 ],
                 ..fail(
                     Code::NotFound,
-                    format!("herdsman cannot see the console of {}: somebody else made it", machine.node),
+                    format!(
+                        "herdsman cannot see the console of {}: somebody else made it",
+                        machine.node
+                    ),
                 )
             });
         };
