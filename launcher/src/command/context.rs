@@ -6,13 +6,13 @@ use herdsman_wire::{ClusterName, Code};
 
 use super::cli::{Global, UpArgs};
 use crate::cluster::{self, Access, Context};
-use crate::config::{self, Env, Loaded, LocalNetwork, ProviderName, Settings, vars};
-use crate::provider::{LocalSettings, Machine, Provider, local, manual};
+use crate::config::{self, Accel, Env, Loaded, LocalNetwork, MachineSize, ProviderName, Settings, vars};
+use crate::provider::{LocalSettings, Machine, Provider, local, manual, qemu};
 use crate::state::Store;
 use crate::ui::{Error, Printer};
 
 /// Providers whose records lie on this computer.
-const ON_THIS_COMPUTER: [ProviderName; 2] = [ProviderName::Local, ProviderName::Manual];
+const ON_THIS_COMPUTER: [ProviderName; 3] = [ProviderName::Local, ProviderName::Qemu, ProviderName::Manual];
 
 /// What a command is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,7 @@ impl Session {
         let provider = match provider {
             ProviderName::Local => Provider::Local(local::Local::new(self.local(&store, settings.local_network)?)),
             ProviderName::Manual => Provider::Manual(manual::Manual::new(manual_settings(&store, settings, wish))),
+            ProviderName::Qemu => Provider::Qemu(qemu::Qemu::new(self.qemu(&store, settings))),
             other => {
                 return Err(Error::new(
                     Code::Usage,
@@ -158,6 +159,32 @@ impl Session {
             run_base: run_base(&self.env),
             network,
         })
+    }
+
+    fn qemu(&self, store: &Store, settings: &Settings) -> qemu::QemuSettings {
+        let q = settings.qemu.clone();
+        let size = |asked: MachineSize| {
+            let default = qemu::Size::default();
+            qemu::Size {
+                cpus: asked.cpus.unwrap_or(default.cpus),
+                memory: asked.memory.unwrap_or(default.memory),
+                disk: asked.disk.unwrap_or(default.disk),
+            }
+        };
+        qemu::QemuSettings {
+            base: store.folder().join("qemu"),
+            run_base: run_base(&self.env).join("qemu"),
+            image: q.image,
+            sha256: q.sha256,
+            kernel: q.kernel,
+            accel: match q.accel {
+                Accel::Auto => qemu::Accel::Auto,
+                Accel::Kvm => qemu::Accel::Kvm,
+                Accel::Tcg => qemu::Accel::Tcg,
+            },
+            scheduler: size(q.scheduler),
+            worker: size(q.worker),
+        }
     }
 
     /// The agent's program: named, beside ours, or on the path.

@@ -236,6 +236,13 @@ fn without_effect(m: &Merged) -> Vec<String> {
             "manual.scheduler_address" => m.manual.scheduler_address.as_ref().filter(by_flag),
         }
     }
+    if m.provider.value == ProviderName::Qemu {
+        note! {
+            "place.region" => m.region, "place.zones" => m.zones, "place.network" => m.network,
+            "scheduler.type" => m.scheduler.types, "workers.type" => m.worker.types,
+            "workers.spot" => m.spot, "limits.max_cost" => m.max_cost,
+        }
+    }
     if m.provider.value == ProviderName::Manual {
         note! {
             "scheduler.cpu" => m.scheduler.cpu, "scheduler.memory" => m.scheduler.memory,

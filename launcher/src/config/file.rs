@@ -321,6 +321,10 @@ table! {
         sha256: String,
         /// How instructions are carried out.
         accel: Accel,
+        /// Kernel of an image that has no boot loader.
+        kernel: PathBuf,
+        /// Initial file system of that kernel.
+        initrd: PathBuf,
     }
 }
 

@@ -170,6 +170,8 @@ pub(crate) struct MergedQemu {
     pub(crate) image: Option<Sourced<PathBuf>>,
     pub(crate) sha256: Option<Sourced<String>>,
     pub(crate) accel: Sourced<Accel>,
+    pub(crate) kernel: Option<Sourced<PathBuf>>,
+    pub(crate) initrd: Option<Sourced<PathBuf>>,
 }
 
 #[derive(Debug)]
@@ -387,6 +389,8 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
             image: m.pick("qemu.image", |f| f.qemu.image.clone()),
             sha256: m.pick("qemu.sha256", |f| f.qemu.sha256.clone()),
             accel: m.pick_or("qemu.accel", |f| f.qemu.accel, Accel::Auto),
+            kernel: m.pick("qemu.kernel", |f| f.qemu.kernel.clone()),
+            initrd: m.pick("qemu.initrd", |f| f.qemu.initrd.clone()),
         },
         local_network: m.pick_or("local.network", |f| f.local.network, LocalNetwork::Auto),
         table,

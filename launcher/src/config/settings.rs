@@ -61,6 +61,8 @@ pub struct Qemu {
     pub sha256: Option<String>,
     /// How instructions are carried out.
     pub accel: Accel,
+    /// Kernel of an image that has no boot loader, and its initial file system.
+    pub kernel: Option<(PathBuf, Option<PathBuf>)>,
     /// The scheduler's machine.
     pub scheduler: MachineSize,
     /// A worker's machine.
@@ -238,8 +240,10 @@ fn qemu(m: &MergedQemu, scheduler: &MergedMachine, worker: &MergedMachine) -> Qe
         memory: m.memory.as_ref().map(|s| s.value.bytes()),
         disk: m.disk.as_ref().map(|s| s.value.bytes()),
     };
+    let path = |p: &Option<Sourced<PathBuf>>| p.as_ref().map(|p| p.base.join(&p.value));
     Qemu {
-        image: m.image.as_ref().map(|i| i.base.join(&i.value)),
+        image: path(&m.image),
+        kernel: path(&m.kernel).map(|k| (k, path(&m.initrd))),
         sha256: m.sha256.as_ref().map(|h| h.value.to_ascii_lowercase()),
         accel: m.accel.value,
         scheduler: size(scheduler),

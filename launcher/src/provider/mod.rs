@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod local;
 pub mod manual;
+pub mod qemu;
 
 /// Tags of a resource: `herdsman-cluster`, `herdsman-role` …, DESIGN section 7.
 pub type Tags = BTreeMap<String, String>;
@@ -120,6 +121,8 @@ pub enum Provider {
     Local(local::Local),
     /// Machines that somebody else makes.
     Manual(manual::Manual),
+    /// Virtual machines on this computer.
+    Qemu(qemu::Qemu),
 }
 
 impl Provider {
@@ -129,6 +132,7 @@ impl Provider {
         match self {
             Self::Local(_) => "local",
             Self::Manual(_) => "manual",
+            Self::Qemu(_) => "qemu",
         }
     }
 
@@ -138,7 +142,7 @@ impl Provider {
     pub fn environments(&self) -> Option<PathBuf> {
         match self {
             Self::Local(p) => Some(p.environments()),
-            Self::Manual(_) => None,
+            Self::Manual(_) | Self::Qemu(_) => None,
         }
     }
 
@@ -159,6 +163,7 @@ impl Provider {
         match self {
             Self::Local(p) => p.place(cluster, node, index),
             Self::Manual(p) => p.place(cluster, node, index),
+            Self::Qemu(p) => p.place(cluster, node, index),
         }
     }
 
@@ -170,6 +175,7 @@ impl Provider {
         match self {
             Self::Local(p) => p.ensure_network(cluster, tags).await,
             Self::Manual(p) => p.ensure_network(cluster, tags).await,
+            Self::Qemu(p) => p.ensure_network(cluster, tags).await,
         }
     }
 
@@ -180,7 +186,7 @@ impl Provider {
     /// As the provider says.
     pub async fn prepare(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<Vec<String>, ProviderError> {
         match self {
-            Self::Local(_) => Ok(Vec::new()),
+            Self::Local(_) | Self::Qemu(_) => Ok(Vec::new()),
             Self::Manual(p) => p.prepare(cluster, machines).await,
         }
     }
@@ -191,6 +197,7 @@ impl Provider {
         match self {
             Self::Local(_) => {}
             Self::Manual(p) => p.enrolled(cluster, nodes).await,
+            Self::Qemu(p) => p.enrolled(cluster, nodes).await,
         }
     }
 
@@ -200,6 +207,7 @@ impl Provider {
         match self {
             Self::Local(p) => p.create(cluster, machines).await,
             Self::Manual(p) => p.create(cluster, machines).await,
+            Self::Qemu(p) => p.create(cluster, machines).await,
         }
     }
 
@@ -211,6 +219,7 @@ impl Provider {
         match self {
             Self::Local(p) => p.list(cluster).await,
             Self::Manual(p) => p.list(cluster).await,
+            Self::Qemu(p) => p.list(cluster).await,
         }
     }
 
@@ -222,6 +231,7 @@ impl Provider {
         match self {
             Self::Local(p) => p.delete(machines).await,
             Self::Manual(p) => p.delete(machines).await,
+            Self::Qemu(p) => p.delete(machines).await,
         }
     }
 
@@ -234,6 +244,7 @@ impl Provider {
         match self {
             Self::Local(p) => p.delete_rest(cluster).await,
             Self::Manual(p) => p.delete_rest(cluster).await,
+            Self::Qemu(p) => p.delete_rest(cluster).await,
         }
     }
 
@@ -245,6 +256,7 @@ impl Provider {
         match self {
             Self::Local(p) => p.console(machine).await,
             Self::Manual(p) => p.console(machine).await,
+            Self::Qemu(p) => p.console(machine).await,
         }
     }
 }
