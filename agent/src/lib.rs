@@ -14,4 +14,5 @@ pub mod identity;
 pub mod keeper;
 pub mod logs;
 pub mod node;
+pub mod service;
 pub mod source;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use herdsman_agent::dask::exec_child;
 use herdsman_agent::logs::LogStore;
-use herdsman_agent::{driver, keeper};
+use herdsman_agent::{driver, keeper, service};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -16,6 +16,8 @@ const USAGE: &str = "\
 herdsman-agent: runs inside each machine of a herdsman cluster
 
 usage: herdsman-agent run --config FILE    be the node of a join configuration
+       herdsman-agent install [--root DIR] [--no-start]
+                                           make this machine, or an image at DIR, run it as a service
        herdsman-agent keep --dir DIR       keep an agent running where there is no systemd
        herdsman-agent version
 ";
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let verb = args.next().and_then(|v| v.into_string().ok());
     match verb.as_deref() {
         Some("run") => run(args),
+        Some("install") => service::main(args),
         Some("keep") => keeper::main(args),
         Some(exec_child::SUBCOMMAND) => exec_child::run(),
         Some("version" | "--version" | "-V") => say(&format!(
@@ -51,6 +54,7 @@ fn usage() -> ExitCode {
 fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     let config = match (args.next(), args.next(), args.next()) {
         (Some(flag), Some(path), None) if flag == "--config" => PathBuf::from(path),
+        (None, ..) => PathBuf::from("/var/lib/herdsman/join.json"),
         _ => return usage(),
     };
     // One thread: an agent waits nearly all of its life, and there is one on

@@ -9,3 +9,4 @@ mod fuzz;
 mod manual;
 mod settings;
 mod trouble;
+mod user_data;

@@ -5,4 +5,5 @@ pub mod environment;
 pub mod home;
 pub mod index;
 pub mod manual;
+pub mod mirror;
 pub mod trouble;

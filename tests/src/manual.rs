@@ -58,7 +58,7 @@ impl Machines {
     /// When it cannot be written.
     pub fn project(&self, home: &Home, programs: &[(&str, String)]) -> Result<()> {
         let mut text = format!(
-            "provider = \"manual\"\n[env]\nmode = \"image\"\nimage_python = \"{}\"\n[manual]\n",
+            "provider = \"manual\"\n[env]\nmode = \"image\"\nimage_python = \"{}\"\n[manual]\nform = \"json\"\n",
             home.python().display()
         );
         for (verb, program) in programs {

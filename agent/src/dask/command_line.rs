@@ -12,6 +12,7 @@ use herdsman_wire::{ApiError, ClusterId, Code, NodeName, Role, Secret, limits};
 use super::dashboard_address;
 use super::spec::{GRACE, Group, ProcessSpec, User};
 use crate::identity::TlsFiles;
+use crate::service::accounts;
 use herdsman_wire::reserved::{check_args, check_variable};
 
 /// Everything that shapes a node's Dask.
@@ -54,6 +55,13 @@ impl Start<'_> {
         self.state.join("dask-scratch")
     }
 
+    /// Folder for temporary files of a Dask that has a user of its own, so that
+    /// nobody else on the machine can reach them.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.state.join("dask-tmp")
+    }
+
     /// File that Dask's output goes to.
     #[must_use]
     pub fn output(&self) -> PathBuf {
@@ -67,10 +75,11 @@ pub fn output(state: &Path) -> PathBuf {
     state.join("logs").join("dask.log")
 }
 
-/// The guard's place below a folder.
+/// The guard's place below a folder: in one of its own, for Python lists the
+/// folder that it imports from, and nobody else's files are to be listed.
 #[must_use]
 pub fn guard_file(run: &Path) -> PathBuf {
-    run.join("herdsman_guard.py")
+    run.join("guard").join("herdsman_guard.py")
 }
 
 /// The socket on which the agent listens for the guard.
@@ -352,6 +361,14 @@ fn environment(start: &Start<'_>, scratch: &Path) -> Result<BTreeMap<String, Sec
         put("HERDSMAN_GUARD_CRL", text(&start.tls.crl)?);
     }
     put("PYTHONUNBUFFERED", "1".into());
+    // The agent's own are not for another user.
+    if start.user.is_some() {
+        for (name, value) in [("HOME", PathBuf::from(accounts::HOME)), ("TMPDIR", start.temporary())] {
+            if !variables.contains_key(name) {
+                put(name, text(&value)?);
+            }
+        }
+    }
     // A scheduler has no option for it, and would share `/tmp` with other clusters:
     // Dask clears away there what it takes for left over.
     if !variables.contains_key("DASK_TEMPORARY_DIRECTORY") {
@@ -380,10 +397,6 @@ fn environment(start: &Start<'_>, scratch: &Path) -> Result<BTreeMap<String, Sec
             .filter(|p| !p.is_empty())
             .collect();
         put("PATH", all.join(":"));
-    }
-    // The agent's home is not readable for another user.
-    if start.user.is_some() && !variables.contains_key("HOME") {
-        put("HOME", text(scratch)?);
     }
     Ok(env)
 }

@@ -55,7 +55,7 @@ fn a_scheduler() {
     assert_eq!(
         p.args.join(" "),
         "-m distributed.cli.dask_scheduler --host tls://10.0.0.7 --port 8786 \
-         --dashboard-address 127.0.0.1:8787 --preload /run/h/herdsman_guard.py \
+         --dashboard-address 127.0.0.1:8787 --preload /run/h/guard/herdsman_guard.py \
          --tls-ca-file /run/h/tls/ca.pem --tls-cert /run/h/tls/dask.pem --tls-key /run/h/tls/dask.pem"
     );
     let env: Vec<_> = p.env.iter().map(|(k, v)| format!("{k}={}", v.reveal())).collect();
@@ -84,7 +84,7 @@ fn a_plain_worker() {
     assert_eq!(
         p.args.join(" "),
         "-m distributed.cli.dask_worker tls://10.0.0.5:8786 --host 10.0.0.7 --worker-port 8788 \
-         --nanny-port 8838 --preload-nanny /run/h/herdsman_guard.py --preload /run/h/herdsman_guard.py \
+         --nanny-port 8838 --preload-nanny /run/h/guard/herdsman_guard.py --preload /run/h/guard/herdsman_guard.py \
          --dashboard-address 127.0.0.1:0 --name w-1 --local-directory /var/lib/h/dask-scratch \
          --tls-ca-file /run/h/tls/ca.pem --tls-cert /run/h/tls/dask.pem --tls-key /run/h/tls/dask.pem"
     );

@@ -23,6 +23,10 @@ pub const GUARD: &str = include_str!("herdsman_guard.py");
 /// As the file system says.
 pub fn write_guard(run: &Path) -> Result<PathBuf, ApiError> {
     let path = guard_file(run);
+    if let Some(folder) = path.parent() {
+        make_dir(folder)?;
+        set_mode(folder, 0o755)?;
+    }
     write_mode(&path, GUARD.as_bytes(), 0o644)?;
     set_mode(&path, 0o644)?;
     Ok(path)
@@ -45,6 +49,9 @@ pub fn prepare(start: &Start<'_>) -> Result<(), ApiError> {
     set_mode(&scratch, 0o700)?;
     let Some(user) = &start.user else { return Ok(()) };
     give(&scratch, user)?;
+    let temporary = start.temporary();
+    make_dir(&temporary)?;
+    give(&temporary, user)?;
     for folder in [start.state, start.run] {
         set_mode(folder, 0o711)?;
     }

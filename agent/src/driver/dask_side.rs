@@ -14,15 +14,20 @@ use tokio::sync::{mpsc, watch};
 
 use super::install;
 use super::{Driver, Input, Side, own_program, spawn_into};
+use crate::dask::cgroup;
 use crate::dask::command_line::{self, Start};
 use crate::dask::diagnose::diagnose;
 use crate::dask::guard_link::{GuardEvent, GuardLink};
 use crate::dask::guard_message::{Hello, PeerKind, Report};
 use crate::dask::prepare;
+use crate::dask::procfs::ProcFs;
+use crate::dask::spec::{Group, User};
 use crate::dask::supervisor::{self, Control};
 use crate::environment;
 use crate::hub::Hub;
+use crate::identity::TlsFiles;
 use crate::node::stream::ExecSettings;
+use crate::service::accounts;
 
 /// A Dask process that was not heard of for this long counts as failed; it may
 /// still come.
@@ -60,11 +65,21 @@ pub(super) struct DaskSide {
     has_run: bool,
     /// Running tasks of each worker process.
     executing: HashMap<u64, u64>,
+    /// Whose rights Dask gets; absent: the agent's own.
+    user: Option<User>,
+    /// Its control group, where it has a user of its own.
+    cgroup: Option<Group>,
+    tls: TlsFiles,
 }
 
 impl DaskSide {
     /// Starts the supervisor, without a process yet, and listens for guards.
-    pub(super) fn start(join: &JoinConfig, inputs: mpsc::Sender<Input>) -> Result<Self, ApiError> {
+    pub(super) fn start(join: &JoinConfig, tls: TlsFiles, inputs: mpsc::Sender<Input>) -> Result<Self, ApiError> {
+        let user = accounts::for_dask(&join.paths)?;
+        let cgroup = user
+            .as_ref()
+            .and_then(|_| cgroup::below_own(&ProcFs::default(), "dask"))
+            .map(|path| Group { path, memory_max: None });
         let supervisor::Handle {
             control,
             mut health,
@@ -72,7 +87,7 @@ impl DaskSide {
             last_words,
         } = supervisor::start(own_program());
         let socket = command_line::guard_socket(&join.paths.run);
-        let (guard, mut events) = GuardLink::bind(&socket, None)?;
+        let (guard, mut events) = GuardLink::bind(&socket, user.as_ref())?;
         tokio::spawn(async move {
             loop {
                 let input = tokio::select! {
@@ -98,6 +113,9 @@ impl DaskSide {
             crashes: 0,
             has_run: false,
             executing: HashMap::new(),
+            user,
+            cgroup,
+            tls,
         })
     }
 
@@ -118,6 +136,11 @@ impl DaskSide {
 
     /// Dask loads its certificates and CRL again.
     pub(super) fn reload(&self) {
+        if let Some(user) = &self.user
+            && let Err(e) = prepare::share_tls(&self.tls, user)
+        {
+            super::tell(&e);
+        }
         let guard = self.guard.clone();
         tokio::spawn(async move {
             let within = Duration::from_secs(10);
@@ -171,9 +194,12 @@ impl DaskSide {
         let variables = spec.dask.variables.iter();
         ExecSettings {
             path: python.and_then(Path::parent).map(Path::to_owned).into_iter().collect(),
-            cwd: join.paths.state.clone(),
+            cwd: match &self.user {
+                Some(_) => accounts::HOME.into(),
+                None => join.paths.state.clone(),
+            },
             variables: variables.map(|(k, v)| (k.clone(), v.reveal().to_owned())).collect(),
-            user: None,
+            user: self.user.as_ref().map(|u| (u.uid, u.gid)),
         }
     }
 }
@@ -311,8 +337,8 @@ impl Driver {
             state: &self.join.paths.state,
             run: &self.join.paths.run,
             path: &std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into()),
-            user: None,
-            cgroup: None,
+            user: self.dask.user.clone(),
+            cgroup: self.dask.cgroup.clone(),
         };
         prepare::prepare(&start)?;
         command_line::process(&start)

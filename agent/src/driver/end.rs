@@ -79,6 +79,7 @@ impl Driver {
     }
 
     fn leave(&mut self) {
+        self.manager.stopping();
         tracing::info!("told to end; leaving in order");
         let patience = match &mut self.side {
             Side::Worker(_) if self.identity.is_none() => {

@@ -41,6 +41,7 @@ use crate::identity::{Identity, Store};
 use crate::keeper::EXIT_REFUSED;
 use crate::logs::{self, LogStore};
 use crate::node::phases::Phases;
+use crate::service::notify::Notifier;
 use crate::source;
 
 use certificates::Renewal;
@@ -81,6 +82,7 @@ pub struct Driver {
     members: std::collections::BTreeSet<std::net::IpAddr>,
     crl: u64,
     end: End,
+    manager: Notifier,
 }
 
 impl std::fmt::Debug for Driver {
@@ -168,7 +170,7 @@ impl Driver {
             "the agent starts"
         );
         let report = watch::Sender::new(NodeReport::default());
-        let dask = dask_side::DaskSide::start(&join, inputs.clone())?;
+        let dask = dask_side::DaskSide::start(&join, store.tls_files(), inputs.clone())?;
         let known = match join.role {
             Role::Worker => store.load(now)?.is_some(),
             Role::Scheduler => crate::hub::Hub::is_installed(&join.paths.state),
@@ -196,11 +198,13 @@ impl Driver {
             members: std::collections::BTreeSet::new(),
             crl: 0,
             end: End::default(),
+            manager: Notifier::of_process(),
         };
         input::signals(driver.inputs.clone())?;
         let left = driver.join.deadline.since(now);
         driver.phases.start(PhaseName::Enrol, now, Some(left));
         driver.first_identity().await?;
+        driver.manager.ready("enrolling", true);
         Ok((driver, rx))
     }
 
@@ -250,6 +254,7 @@ impl Driver {
         let expired = self.phases.expire(now);
         self.renew_when_due(now);
         self.end_when_due();
+        self.manager.alive(self.end.has_begun());
         if expired {
             self.on_expired_phase();
             self.publish();
@@ -282,6 +287,7 @@ impl Driver {
             environment: self.dask.environment(),
             crl: self.crl,
         };
+        self.manager.status(&self.phases.summary());
         if report.dask.versions == Some(Versions::default()) {
             report.dask.versions = None;
         }

@@ -33,6 +33,9 @@ pub struct Node {
     pub seen: Option<Timestamp>,
     /// Its last report.
     pub report: NodeReport,
+    /// Whether it stopped because it said so itself, as a machine does that shuts
+    /// down: it may come back.
+    pub left: bool,
     /// What Dask's scheduler says of its workers, by Dask's name.
     pub workers: BTreeMap<String, WorkerStatus>,
     /// Its agent's release.
@@ -53,6 +56,7 @@ impl Node {
             serials: Vec::new(),
             seen: None,
             report: NodeReport::default(),
+            left: false,
             workers: BTreeMap::new(),
             agent: String::new(),
             since: now,

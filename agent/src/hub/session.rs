@@ -106,5 +106,8 @@ async fn leave(hub: &Hub, node: &NodeName) {
     if let Err(e) = hub.retire(&request).await {
         tracing::warn!(%node, "cannot be emptied before it leaves: {e}");
     }
+    if let Some(n) = hub.registry().node_mut(node) {
+        n.left = true;
+    }
     hub.send(node, Down::MayLeave);
 }

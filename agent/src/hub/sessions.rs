@@ -60,6 +60,7 @@ impl Hub {
         drop(sessions);
         self.registry().has_arrived(node, generation);
         self.heard(node);
+        self.welcome_back(node);
         id
     }
 
@@ -141,6 +142,20 @@ impl Hub {
     pub fn done(&self, id: u64, error: Option<ApiError>) {
         if let Some(tx) = self.sessions.lock().answers.remove(&id) {
             let _ = tx.send(error.map_or(Ok(()), Err));
+        }
+    }
+
+    /// A node that left by itself is here again, after a reboot for one. A node
+    /// that was retired is not: its machine is about to be deleted.
+    fn welcome_back(&self, node: &NodeName) {
+        let left = {
+            let mut registry = self.registry();
+            let Some(n) = registry.node_mut(node) else { return };
+            std::mem::take(&mut n.left) && n.state == NodeState::Stopped
+        };
+        if left {
+            self.set_state(node, NodeState::Starting, Some("back after it left"));
+            self.tell_members();
         }
     }
 

@@ -59,6 +59,20 @@ impl Phases {
         }
     }
 
+    /// What the node is at, in one line: the first phase that is not done.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let Some(p) = self.0.iter().find(|p| p.status != PhaseStatus::Done) else {
+            return "ready".to_owned();
+        };
+        let why = match (&p.error, &p.detail) {
+            (Some(e), _) => format!(": {}", e.message.lines().next().unwrap_or_default()),
+            (None, Some(detail)) => format!(": {detail}"),
+            (None, None) => String::new(),
+        };
+        format!("{}{why}", p.phase.as_str())
+    }
+
     /// Marks phases whose deadline has passed as failed; they may still end
     /// well later. Says whether there were any.
     pub fn expire(&mut self, now: Timestamp) -> bool {

@@ -48,8 +48,9 @@ pub struct JoinConfig {
     pub roots: Roots,
     /// The bootstrap certificate.
     pub bootstrap: Bootstrap,
-    /// Where files go; the defaults are a machine's own folders.
-    #[serde(default)]
+    /// Where files go; the defaults are a machine's own folders, and not written:
+    /// user-data is small.
+    #[serde(default, skip_serializing_if = "Paths::are_default")]
     pub paths: Paths,
     /// After this time a node that has not enrolled gives up.
     pub deadline: Timestamp,
@@ -88,6 +89,12 @@ pub struct Paths {
     pub run: PathBuf,
     /// Environments by hash.
     pub environments: PathBuf,
+}
+
+impl Paths {
+    fn are_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Paths {

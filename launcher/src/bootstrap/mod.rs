@@ -5,6 +5,42 @@ use herdsman_wire::{ApiError, Code, NodeName, Role, Secret, Timestamp, limits};
 
 use crate::provider::{ClusterRef, Placement};
 
+pub mod download;
+mod render;
+
+pub use download::{Arch, Download, Mirror, Sha256};
+pub use render::{JOIN_BEGIN, JOIN_END, Parts, USER_DATA_MAX, UserDataForm, user_data};
+
+/// What user-data holds besides the node's own facts.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The agent to download, or why none is known: told only to those who make
+    /// machines, for others need none.
+    pub download: Result<Download, ApiError>,
+    /// Lines of the user's own.
+    pub extra: Vec<String>,
+}
+
+impl Boot {
+    /// What a machine of a node is told.
+    ///
+    /// # Errors
+    /// What [`join_configuration`] and [`user_data`] say.
+    pub fn user_data(&self, node: Node<'_>, form: UserDataForm) -> Result<Secret, ApiError> {
+        let join = join_configuration(node)?;
+        if form == UserDataForm::Json {
+            return Ok(join);
+        }
+        let parts = Parts {
+            join: &join,
+            download: self.download.as_ref().map_err(Clone::clone)?,
+            extra: &self.extra,
+            patience: limits::BOOTSTRAP_LIFE,
+        };
+        user_data(parts, form)
+    }
+}
+
 /// A node to be told about.
 #[derive(Debug)]
 pub struct Node<'a> {
@@ -55,40 +91,4 @@ pub fn join_configuration(node: Node<'_>) -> Result<Secret, ApiError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use herdsman_wire::ClusterId;
-
-    use super::*;
-
-    #[test]
-    fn the_agent_reads_what_is_written_and_the_only_key_is_the_bootstrap_key() {
-        let cluster = ClusterRef {
-            name: "demo".parse().unwrap(),
-            id: "aaaaaaaaaa".parse::<ClusterId>().unwrap(),
-        };
-        let now = Timestamp::now();
-        let life = limits::BOOTSTRAP_LIFE;
-        let roots = crate::pki::Roots::generate(&cluster.id, now, limits::CLUSTER_LIFE).unwrap();
-        let name: NodeName = "demo-w0".parse().unwrap();
-        let (bootstrap, _) = roots.bootstrap(Role::Worker, &name, now, life).unwrap();
-        let text = join_configuration(Node {
-            cluster: &cluster,
-            name: &name,
-            role: Role::Worker,
-            hub: Some("10.0.0.2:8785".parse().unwrap()),
-            placement: &Placement::default(),
-            roots: &roots.pems,
-            bootstrap,
-            deadline: now.plus(life),
-        })
-        .unwrap();
-        let join = JoinConfig::parse(text.reveal().as_bytes()).unwrap();
-        assert_eq!((join.node, join.role), (Some(name), Role::Worker));
-        assert_eq!(
-            text.reveal().matches("PRIVATE KEY").count(),
-            2,
-            "begin and end of one key"
-        );
-        assert!(text.reveal().len() < 6 * 1024, "{} bytes", text.reveal().len());
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use super::cause;
 use super::install::{Installation, patiently};
 use super::names::{scheduler_name, worker_name};
 use super::{Context, Observe, Step, Wanted};
-use crate::bootstrap::{self, Node};
+use crate::bootstrap::Node;
 use crate::pki::{self, Roots};
 use crate::provider::{ClusterRef, Machine, MachineSpec, Placement, Tags};
 use crate::state::{Record, Stage, UserKeys};
@@ -100,7 +100,7 @@ impl Making {
         let now = Timestamp::now();
         let placement = ctx.provider.place(cluster, &name, index)?;
         let (bootstrap, serial) = self.roots.bootstrap(role, &name, now, limits::BOOTSTRAP_LIFE)?;
-        let user_data = bootstrap::join_configuration(Node {
+        let node = Node {
             cluster,
             name: &name,
             role,
@@ -109,7 +109,8 @@ impl Making {
             roots: &self.roots.pems,
             bootstrap,
             deadline: now.plus(limits::BOOTSTRAP_LIFE),
-        })?;
+        };
+        let user_data = ctx.boot.user_data(node, ctx.provider.user_data_form())?;
         let mut tags = self.record.tags.clone();
         tags.insert("herdsman-role".to_owned(), role.as_str().to_owned());
         tags.insert("herdsman-node".to_owned(), name.to_string());

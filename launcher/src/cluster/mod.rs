@@ -19,6 +19,7 @@ mod create;
 mod down;
 mod environment;
 mod install;
+mod invite;
 mod names;
 mod scale;
 mod up;
@@ -34,6 +35,7 @@ use herdsman_wire::{ClusterName, NodeName};
 pub use access::{Access, open, renew_when_due};
 pub use cause::tail_of;
 pub use down::{DownReport, down};
+pub use invite::{Stranger, invite};
 pub use names::{scheduler_name, worker_name};
 pub use scale::{ScaleReport, Target, scale};
 pub use up::{Outcome, up};
@@ -54,6 +56,8 @@ pub struct Context {
     pub user: String,
     /// Program that carries connections to the hub, in place of TCP.
     pub proxy: Option<Vec<String>>,
+    /// What machines are told at their first boot, besides who they are.
+    pub boot: crate::bootstrap::Boot,
 }
 
 /// A cluster that is wanted.

@@ -12,7 +12,7 @@ use super::access::{Access, open, scheduler};
 use super::names::{next_number, worker_name};
 use super::watch::{self, Goal};
 use super::{Context, Observe, Step, ready_workers};
-use crate::bootstrap::{self, Node};
+use crate::bootstrap::Node;
 use crate::link::SOON;
 use crate::provider::{Machine, MachineSpec};
 use herdsman_wire::join::Bootstrap;
@@ -152,7 +152,7 @@ async fn grow(
     let mut serials = Vec::new();
     for (invitation, number) in invited.invites.into_iter().zip(first..) {
         let placement = ctx.provider.place(cluster, &invitation.node, number + 1)?;
-        let user_data = bootstrap::join_configuration(Node {
+        let node = Node {
             cluster,
             name: &invitation.node,
             role: Role::Worker,
@@ -164,7 +164,8 @@ async fn grow(
                 key: invitation.key,
             },
             deadline: invitation.not_after,
-        })?;
+        };
+        let user_data = ctx.boot.user_data(node, ctx.provider.user_data_form())?;
         let mut tags = access.record.tags.clone();
         tags.insert("herdsman-role".to_owned(), Role::Worker.as_str().to_owned());
         tags.insert("herdsman-node".to_owned(), invitation.node.to_string());

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use herdsman_wire::{ClusterName, Code};
+use herdsman_wire::{ApiError, ClusterName, Code};
 
 use super::cli::{Global, UpArgs};
+use crate::bootstrap::{Boot, Download, UserDataForm};
 use crate::cluster::{self, Access, Context};
 use crate::config::{self, Accel, Env, Loaded, LocalNetwork, MachineSize, ProviderName, Settings, vars};
 use crate::provider::{LocalSettings, Machine, Provider, local, manual, qemu};
@@ -62,7 +63,8 @@ impl Session {
 
     /// Provider and state for settings.
     pub(super) fn context(&self, settings: &Settings) -> Result<Context, Error> {
-        self.context_on(settings, settings.provider, Wish::Look)
+        let ctx = self.context_on(settings, settings.provider, Wish::Look)?;
+        Ok(self.with_boot(ctx, settings))
     }
 
     fn context_on(&self, settings: &Settings, provider: ProviderName, wish: Wish) -> Result<Context, Error> {
@@ -83,7 +85,23 @@ impl Session {
             store,
             user: self.user(),
             proxy: settings.proxy_command.clone(),
+            boot: Boot {
+                download: Err(ApiError::new(Code::Internal, "these machines download no agent")),
+                extra: settings.extra_bootstrap.clone(),
+            },
         })
+    }
+
+    /// With what machines are told besides who they are, where they are told that:
+    /// the agent's program is not read for nothing.
+    fn with_boot(&self, ctx: Context, settings: &Settings) -> Context {
+        match ctx.provider.user_data_form() {
+            UserDataForm::Json => ctx,
+            UserDataForm::Script | UserDataForm::CloudConfig => Context {
+                boot: self.boot(settings),
+                ..ctx
+            },
+        }
     }
 
     /// All providers that may have machines of this user, that of the settings
@@ -120,7 +138,7 @@ impl Session {
             return Err(Error::new(Code::Internal, "there is no provider"));
         };
         if recorded.as_ref().is_some_and(|r| r.provider == first.provider.name()) {
-            return Ok((first, name));
+            return Ok((self.with_boot(first, &settings), name));
         }
         for ctx in contexts {
             let has = match &recorded {
@@ -128,10 +146,19 @@ impl Session {
                 None => ctx.provider.list(Some(&name)).await.is_ok_and(|m| !m.is_empty()),
             };
             if has {
-                return Ok((ctx, name));
+                return Ok((self.with_boot(ctx, &settings), name));
             }
         }
-        Ok((first, name))
+        Ok((self.with_boot(first, &settings), name))
+    }
+
+    /// What machines are told besides who they are.
+    pub(super) fn boot(&self, settings: &Settings) -> Boot {
+        let own = || self.agent().map_err(|e| ApiError::new(e.code, e.message));
+        Boot {
+            download: Download::new(&settings.agent_url, &settings.agent_sha256, own),
+            extra: settings.extra_bootstrap.clone(),
+        }
     }
 
     /// The user's name as it may stand in certificates.
@@ -177,6 +204,7 @@ impl Session {
             image: q.image,
             sha256: q.sha256,
             kernel: q.kernel,
+            form: q.form,
             accel: match q.accel {
                 Accel::Auto => qemu::Accel::Auto,
                 Accel::Kvm => qemu::Accel::Kvm,
@@ -282,6 +310,7 @@ fn manual_settings(store: &Store, settings: &Settings, wish: Wish) -> manual::Ma
         scheduler_address: m.scheduler_address,
         public_address: m.public_address,
         timeout: m.timeout,
+        form: m.form,
         patience: settings.start_timeout,
         forget: wish == Wish::Forget,
     }

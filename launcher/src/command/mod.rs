@@ -18,6 +18,7 @@ mod own;
 mod packages;
 mod pkg;
 mod remove;
+mod render;
 mod scale;
 mod signals;
 mod status;
@@ -94,6 +95,7 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
         Verb::Remove(args) => done(remove::run(&session, &args).await),
         Verb::Doctor(args) => doctor::run(&session, &args).await,
         Verb::Pkg(verb) => done(pkg::run(&session, &verb).await),
+        Verb::Render(what) => done(render::run(&session, &what).await),
         Verb::Config(verb) => done(config::run(&session, &verb)),
         Verb::Completion(args) => done(completion::run(&session, &args)),
         Verb::Version => done(version::run(&session).await),

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
+
 use super::choice::{Accel, Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
 use super::pair::check_variable_name;
 use super::proxy::{Program, ProxyCommand};
@@ -62,6 +64,12 @@ pub struct File {
     /// Tags of everything that is made.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
+    /// Where machines get their agent.
+    #[serde(skip_serializing_if = "is_default")]
+    pub agent: Agent,
+    /// Shell lines that machines run before their agent starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra_bootstrap: Option<Vec<String>>,
     /// What only provider `local` has.
     #[serde(skip_serializing_if = "is_default")]
     pub local: Local,
@@ -282,6 +290,16 @@ table! {
 }
 
 table! {
+    /// Where machines get their agent.
+    Agent {
+        /// Addresses, tried in order; `{arch}` is the machine's architecture.
+        url: Vec<Mirror>,
+        /// SHA-256 of the file for each architecture.
+        sha256: BTreeMap<Arch, Sha256>,
+    }
+}
+
+table! {
     /// What only provider `local` has.
     Local {
         /// How nodes are joined.
@@ -309,6 +327,8 @@ table! {
         console: Program,
         /// How long each of these programs may take.
         timeout: Period,
+        /// Form of user-data.
+        form: UserDataForm,
     }
 }
 
@@ -325,6 +345,8 @@ table! {
         kernel: PathBuf,
         /// Initial file system of that kernel.
         initrd: PathBuf,
+        /// Form of user-data.
+        form: UserDataForm,
     }
 }
 

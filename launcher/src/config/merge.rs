@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
+
 use super::choice::{Accel, Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
 use super::defaults;
 use super::error::{ConfigError, nearest};
@@ -146,6 +148,9 @@ pub(crate) struct Merged {
     /// By the key's last part, such as `tls_cert`.
     pub(crate) tls: BTreeMap<&'static str, Sourced<PathBuf>>,
     pub(crate) tags: BTreeMap<String, Sourced<String>>,
+    pub(crate) agent_url: Option<Sourced<Vec<Mirror>>>,
+    pub(crate) agent_sha256: Option<Sourced<BTreeMap<Arch, Sha256>>>,
+    pub(crate) extra_bootstrap: Option<Sourced<Vec<String>>>,
     pub(crate) local_network: Sourced<LocalNetwork>,
     pub(crate) proxy_command: Option<Sourced<ProxyCommand>>,
     pub(crate) manual: MergedManual,
@@ -163,6 +168,7 @@ pub(crate) struct MergedManual {
     pub(crate) list: Option<Sourced<Program>>,
     pub(crate) console: Option<Sourced<Program>>,
     pub(crate) timeout: Option<Sourced<Period>>,
+    pub(crate) form: Sourced<UserDataForm>,
 }
 
 #[derive(Debug)]
@@ -172,6 +178,7 @@ pub(crate) struct MergedQemu {
     pub(crate) accel: Sourced<Accel>,
     pub(crate) kernel: Option<Sourced<PathBuf>>,
     pub(crate) initrd: Option<Sourced<PathBuf>>,
+    pub(crate) form: Sourced<UserDataForm>,
 }
 
 #[derive(Debug)]
@@ -375,6 +382,9 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         tls,
         tags: m.pick_map("tags", |f| Some(f.tags.clone())),
         proxy_command: m.pick("connect.proxy_command", |f| f.connect.proxy_command.clone()),
+        agent_url: m.pick("agent.url", |f| f.agent.url.clone()),
+        agent_sha256: m.pick("agent.sha256", |f| f.agent.sha256.clone()),
+        extra_bootstrap: m.pick("extra_bootstrap", |f| f.extra_bootstrap.clone()),
         manual: MergedManual {
             user_data_dir: m.pick("manual.user_data_dir", |f| f.manual.user_data_dir.clone()),
             scheduler_address: m.pick("manual.scheduler_address", |f| f.manual.scheduler_address),
@@ -384,6 +394,7 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
             list: m.pick("manual.list", |f| f.manual.list.clone()),
             console: m.pick("manual.console", |f| f.manual.console.clone()),
             timeout: m.pick("manual.timeout", |f| f.manual.timeout),
+            form: m.pick_or("manual.form", |f| f.manual.form, UserDataForm::CloudConfig),
         },
         qemu: MergedQemu {
             image: m.pick("qemu.image", |f| f.qemu.image.clone()),
@@ -391,6 +402,7 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
             accel: m.pick_or("qemu.accel", |f| f.qemu.accel, Accel::Auto),
             kernel: m.pick("qemu.kernel", |f| f.qemu.kernel.clone()),
             initrd: m.pick("qemu.initrd", |f| f.qemu.initrd.clone()),
+            form: m.pick_or("qemu.form", |f| f.qemu.form, UserDataForm::CloudConfig),
         },
         local_network: m.pick_or("local.network", |f| f.local.network, LocalNetwork::Auto),
         table,

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use herdsman_wire::{ClusterName, Code, Secret};
 
+use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
+
 use super::check::{self, fault};
 use super::choice::{Accel, Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
 use super::defaults;
@@ -50,6 +52,8 @@ pub struct Manual {
     pub console: Option<Vec<String>>,
     /// How long each of them may take.
     pub timeout: Option<Duration>,
+    /// Form of user-data.
+    pub form: UserDataForm,
 }
 
 /// What only provider `qemu` has, with the sizes of its machines.
@@ -63,6 +67,8 @@ pub struct Qemu {
     pub accel: Accel,
     /// Kernel of an image that has no boot loader, and its initial file system.
     pub kernel: Option<(PathBuf, Option<PathBuf>)>,
+    /// Form of user-data.
+    pub form: UserDataForm,
     /// The scheduler's machine.
     pub scheduler: MachineSize,
     /// A worker's machine.
@@ -139,6 +145,12 @@ pub struct Settings {
     pub allow: Vec<Allow>,
     /// Further tags.
     pub tags: BTreeMap<String, String>,
+    /// Where machines get their agent, if the user says so.
+    pub agent_url: Vec<Mirror>,
+    /// What that agent must be.
+    pub agent_sha256: BTreeMap<Arch, Sha256>,
+    /// Shell lines that machines run before their agent starts.
+    pub extra_bootstrap: Vec<String>,
     /// How local nodes are joined.
     pub local_network: LocalNetwork,
     /// Program that leads to the hub, and its arguments.
@@ -197,6 +209,9 @@ impl Settings {
             insecure: m.insecure.value,
             allow: m.allow.value,
             tags: m.tags.into_iter().map(|(k, v)| (k, v.value)).collect(),
+            agent_url: m.agent_url.map(|u| u.value).unwrap_or_default(),
+            agent_sha256: m.agent_sha256.map(|h| h.value).unwrap_or_default(),
+            extra_bootstrap: m.extra_bootstrap.map(|l| l.value).unwrap_or_default(),
             local_network: m.local_network.value,
             proxy_command: m.proxy_command.map(|c| c.value.argv().to_vec()),
             image_python: m.image_python.map(|p| p.value),
@@ -218,6 +233,7 @@ fn manual(m: MergedManual) -> Manual {
         list: program(m.list),
         console: program(m.console),
         timeout: m.timeout.map(|t| t.value.get()),
+        form: m.form.value,
     }
 }
 
@@ -246,6 +262,7 @@ fn qemu(m: &MergedQemu, scheduler: &MergedMachine, worker: &MergedMachine) -> Qe
         kernel: path(&m.kernel).map(|k| (k, path(&m.initrd))),
         sha256: m.sha256.as_ref().map(|h| h.value.to_ascii_lowercase()),
         accel: m.accel.value,
+        form: m.form.value,
         scheduler: size(scheduler),
         worker: size(worker),
     }

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use herdsman_wire::{ClusterId, ClusterName, NodeName, Role, Secret};
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::UserDataForm;
+
 pub mod local;
 pub mod manual;
 pub mod qemu;
@@ -133,6 +135,17 @@ impl Provider {
             Self::Local(_) => "local",
             Self::Manual(_) => "manual",
             Self::Qemu(_) => "qemu",
+        }
+    }
+
+    /// In which form its machines take what they are told.
+    #[must_use]
+    pub const fn user_data_form(&self) -> UserDataForm {
+        match self {
+            // The agent is on this computer already.
+            Self::Local(_) => UserDataForm::Json,
+            Self::Manual(p) => p.user_data_form(),
+            Self::Qemu(p) => p.user_data_form(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What can be typed. Types only; the words here are the manual.
 
+mod render;
 mod unseen;
 mod up;
 mod verbs;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Limit, Period, ProxyCommand};
 
+pub use render::{CloudInitArgs, RenderRole, RenderVerb};
 pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
 pub use verbs::{
@@ -142,6 +144,9 @@ pub enum Verb {
     /// See what the copied Python environment holds
     #[command(subcommand)]
     Pkg(PkgVerb),
+    /// Print what people need who make machines by themselves
+    #[command(subcommand)]
+    Render(RenderVerb),
     /// See and change settings
     #[command(subcommand)]
     Config(ConfigVerb),

@@ -30,6 +30,7 @@ use std::time::Duration;
 use herdsman_wire::{ApiError, ClusterName, Code, NodeName, Role};
 
 use super::{ClusterRef, Deleted, Machine, MachineSpec, Placement, ProviderError, Tags};
+use crate::bootstrap::UserDataForm;
 use call::{Request, Verb};
 pub use record::Programs;
 use record::{ClusterRecord, Layout, Remembered, VERSION};
@@ -42,6 +43,8 @@ const DELETION: Duration = Duration::from_secs(300);
 /// What the provider is given; it reads no environment itself.
 #[derive(Clone, Debug, Default)]
 pub struct ManualSettings {
+    /// Form of user-data.
+    pub form: UserDataForm,
     /// Folder of its records.
     pub base: PathBuf,
     /// The user's programs.
@@ -96,6 +99,12 @@ impl Manual {
             layout: Layout { base },
             settings,
         }
+    }
+
+    /// In which form its machines take what they are told.
+    #[must_use]
+    pub const fn user_data_form(&self) -> UserDataForm {
+        self.settings.form
     }
 
     /// Says where the scheduler will be, if somebody said so. Nothing is known of

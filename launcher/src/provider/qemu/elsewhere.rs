@@ -30,6 +30,11 @@ impl Qemu {
         Self
     }
 
+    #[must_use]
+    pub const fn user_data_form(&self) -> crate::bootstrap::UserDataForm {
+        crate::bootstrap::UserDataForm::CloudConfig
+    }
+
     pub fn place(&self, _: &ClusterRef, _: &NodeName, _: u32) -> Result<Placement, ProviderError> {
         Err(unsupported())
     }

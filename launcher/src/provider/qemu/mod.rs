@@ -45,6 +45,8 @@ pub use linux::Qemu;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bootstrap::UserDataForm;
+
 /// Which way instructions are carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accel {
@@ -82,6 +84,8 @@ impl Default for Size {
 /// What the provider is given; it reads no environment itself.
 #[derive(Clone, Debug, Default)]
 pub struct QemuSettings {
+    /// Form of user-data.
+    pub form: UserDataForm,
     /// Folder of all machines.
     pub base: PathBuf,
     /// Folder for sockets, with a short path.

@@ -19,6 +19,7 @@ use herdsman_wire::{ClusterId, ClusterName, Code, NodeName, Role};
 use super::super::local::linux::tail;
 use super::super::{ClusterRef, Deleted, Machine, MachineSpec, Placement, ProviderError, Tags};
 use super::{Accel, QemuSettings};
+use crate::bootstrap::UserDataForm;
 use crate::files;
 use qmp::Qmp;
 use record::{ClusterRecord, Layout, NodeRecord, VERSION};
@@ -68,6 +69,12 @@ impl Qemu {
             settings,
             monitor: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// In which form its machines take what they are told.
+    #[must_use]
+    pub const fn user_data_form(&self) -> UserDataForm {
+        self.settings.form
     }
 
     /// Says where a node will be, and notes it for [`Self::create`].

@@ -1,0 +1,53 @@
+//! Arguments of `render`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use herdsman_wire::{ClusterName, NodeName};
+
+use crate::bootstrap::UserDataForm;
+use crate::config::Period;
+
+/// What can be rendered. One more is a variant here, an arm in
+/// `command/render.rs` and a file that does it.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RenderVerb {
+    /// User-data that makes a machine of your own a worker of a running cluster
+    CloudInit(CloudInitArgs),
+    /// The agent's systemd unit, for images of your own
+    Systemd,
+}
+
+/// What a machine becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RenderRole {
+    /// A worker
+    #[default]
+    Worker,
+    /// The scheduler; only `up` can make it
+    Scheduler,
+}
+
+/// Arguments of `render cloud-init`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  herdsman render cloud-init --cluster demo > user-data      for a console, Terraform …
+  herdsman render cloud-init --cluster demo --form script    the same as a shell script
+
+Each output is good for one machine, once, and for a short time.")]
+pub struct CloudInitArgs {
+    /// The cluster [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<ClusterName>,
+    /// What the machine becomes
+    #[arg(long, value_name = "ROLE", default_value = "worker")]
+    pub role: RenderRole,
+    /// The node's name [default: the next free one]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<NodeName>,
+    /// Form that the machine takes
+    #[arg(long, value_name = "FORM", default_value = "cloud-config")]
+    pub form: UserDataForm,
+    /// How long the machine may take to come; at most 30m
+    #[arg(long, value_name = "20m", default_value = "20m")]
+    pub ttl: Period,
+}
