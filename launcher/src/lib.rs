@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod environment;
+mod files;
 pub mod link;
 pub mod pki;
 pub mod provider;

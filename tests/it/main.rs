@@ -7,6 +7,7 @@ mod dashboard;
 mod environment;
 mod fuzz;
 mod machine;
+mod manual;
 mod settings;
 mod sources;
 mod trouble;

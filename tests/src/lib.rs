@@ -5,6 +5,7 @@ pub mod environment;
 pub mod home;
 pub mod index;
 pub mod machines;
+pub mod manual;
 pub mod metadata;
 pub mod mirror;
 pub mod trouble;

@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use herdsman_wire::{ApiError, Code, Secret};
+use serde::{Deserialize, Serialize};
 
 use super::download::{ARCH, Arch, Download};
 
@@ -29,7 +30,8 @@ pub const JOIN_END: &str = "#HERDSMAN-JOIN-END";
 const EXTRA_END: &str = "#HERDSMAN-EXTRA-END";
 
 /// In which form a machine is told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum UserDataForm {
     /// The join configuration alone, for machines that have an agent.
     Json,

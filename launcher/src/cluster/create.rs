@@ -250,6 +250,9 @@ pub(super) async fn create(
     for spec in specs {
         see(&Step::Phase(spec.node.clone(), phase(PhaseStatus::Started, None, None)));
     }
+    for todo in ctx.provider.prepare(cluster, specs).await? {
+        see(&Step::Note(todo));
+    }
     let results = ctx.provider.create(cluster, specs).await;
     let now = Timestamp::now();
     let mut made = Vec::new();
@@ -265,7 +268,7 @@ pub(super) async fn create(
                     node: spec.node.clone(),
                     serial,
                     address: machine.address,
-                    any_address: false,
+                    any_address: machine.address.is_none() && ctx.provider.hides_addresses(),
                 };
                 made.push((machine, expected));
             }

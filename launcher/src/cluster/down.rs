@@ -22,6 +22,8 @@ pub struct DownReport {
     pub deleted: Vec<String>,
     /// What is left, with the reason.
     pub left: Vec<(String, String)>,
+    /// What the user says is gone, and nobody has looked.
+    pub forgotten: Vec<String>,
     /// Whether there was anything at all, a record included.
     pub existed: bool,
 }
@@ -82,6 +84,7 @@ pub(super) async fn remove_all(ctx: &Context, name: &ClusterName, see: Observe<'
             let rest = ctx.provider.delete_rest(cluster).await?;
             report.deleted.extend(rest.deleted);
             report.left.extend(rest.left);
+            report.forgotten.extend(rest.forgotten);
         }
     }
     if report.left.is_empty() {
@@ -97,6 +100,7 @@ async fn delete(ctx: &Context, machines: &[Machine], report: &mut DownReport) ->
     let done = ctx.provider.delete(machines).await?;
     report.deleted.extend(done.deleted);
     report.left.extend(done.left);
+    report.forgotten.extend(done.forgotten);
     Ok(())
 }
 

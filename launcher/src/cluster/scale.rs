@@ -193,12 +193,15 @@ async fn grow(
         watch::wait(ctx, &access.link, &machines, &goal, until, see).await
     };
     match attempt.await {
-        Ok(status) => Ok(ScaleReport {
-            added: names,
-            removed: Vec::new(),
-            kept: Vec::new(),
-            status,
-        }),
+        Ok(status) => {
+            watch::enrolled(ctx, cluster, Some(&status)).await;
+            Ok(ScaleReport {
+                added: names,
+                removed: Vec::new(),
+                kept: Vec::new(),
+                status,
+            })
+        }
         Err(mut e) => {
             // The logs of what is deleted are gone as well.
             e.hint.retain(|h| !h.starts_with("herdsman logs"));

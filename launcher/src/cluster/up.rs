@@ -91,8 +91,21 @@ async fn existing(ctx: &Context, wanted: &Wanted, see: Observe<'_>) -> Result<Op
             "what an interrupted or ended `{name}` left is deleted first"
         )));
     }
-    down::remove_all(ctx, name, see).await?;
-    Ok(None)
+    let report = down::remove_all(ctx, name, see).await?;
+    match report.left.first() {
+        None => Ok(None),
+        Some((what, why)) => Err(ApiError::new(
+            Code::Conflict,
+            format!(
+                "{} machines of an earlier `{name}` are left, such as {what}: {why}",
+                report.left.len()
+            ),
+        )
+        .with_hint(format!("herdsman down {name}          tries to delete them again"))
+        .with_hint(format!(
+            "herdsman down {name} --forget     when you have deleted what herdsman cannot"
+        ))),
+    }
 }
 
 /// An interrupted `up` may have got as far as the installation: then the cluster
@@ -146,11 +159,14 @@ async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>)
         Err(e) => return Err(with_console(ctx, &machines, e).await.into()),
     };
     match wait(ctx, wanted, &access.link, &machines, 0, until, see).await {
-        Ok(status) => Ok(Outcome {
-            record: access.record,
-            status,
-            existed: false,
-        }),
+        Ok(status) => {
+            watch::enrolled(ctx, &access.record.cluster, status.as_ref()).await;
+            Ok(Outcome {
+                record: access.record,
+                status,
+                existed: false,
+            })
+        }
         Err(e) if wanted.keep_failed => Err(e.into()),
         Err(e) => Err(without_failed(ctx, wanted, &access, &machines, e).await),
     }
@@ -264,6 +280,7 @@ async fn converge(
         let after = status.as_ref().map_or(0, |s| s.events);
         status = wait(ctx, wanted, &access.link, &machines, after, until, see).await?;
     }
+    watch::enrolled(ctx, &access.record.cluster, status.as_ref()).await;
     Ok(Outcome {
         record: access.record,
         status,

@@ -13,7 +13,7 @@ use super::cause::{dead_scheduler, explain};
 use super::verdict::{Verdict, judge};
 use super::{Context, Observe, Step, ready_workers};
 use crate::link::{Link, SOON};
-use crate::provider::Machine;
+use crate::provider::{ClusterRef, Machine};
 
 /// Longest wait of one question for events.
 const POLL: Duration = Duration::from_secs(5);
@@ -115,6 +115,13 @@ pub(super) async fn wait(
             }
         }
     }
+}
+
+/// Tells the provider which machines have become nodes.
+pub(super) async fn enrolled(ctx: &Context, cluster: &ClusterRef, status: Option<&ClusterStatus>) {
+    let all = status.into_iter().flat_map(|s| &s.nodes);
+    let ready = all.filter(|n| n.state == NodeState::Ready).map(|n| n.name.clone());
+    ctx.provider.enrolled(cluster, &ready.collect::<Vec<_>>()).await;
 }
 
 /// Nodes that are not ready and whose machine is gone or does not run.

@@ -7,10 +7,22 @@ use herdsman_wire::{ApiError, ClusterName, Code};
 use super::cli::{Global, UpArgs};
 use crate::bootstrap::{Boot, Download, UserDataForm};
 use crate::cluster::{self, Access, Context};
-use crate::config::{self, Env, Loaded, LocalNetwork, ProviderName, Settings, vars};
-use crate::provider::{LocalSettings, Provider, local};
+use crate::config::{self, Accel, Env, Loaded, LocalNetwork, MachineSize, ProviderName, Settings, vars};
+use crate::provider::{LocalSettings, Machine, Provider, local, manual, qemu};
 use crate::state::Store;
 use crate::ui::{Error, Printer};
+
+/// Providers whose records lie on this computer.
+const ON_THIS_COMPUTER: [ProviderName; 3] = [ProviderName::Local, ProviderName::Qemu, ProviderName::Manual];
+
+/// What a command is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// What there is.
+    Look,
+    /// What only the user can delete is gone, they say.
+    Forget,
+}
 
 /// One run of the program.
 #[derive(Debug)]
@@ -51,31 +63,93 @@ impl Session {
 
     /// Provider and state for settings.
     pub(super) fn context(&self, settings: &Settings) -> Result<Context, Error> {
+        let ctx = self.context_on(settings, settings.provider, Wish::Look)?;
+        Ok(self.with_boot(ctx, settings))
+    }
+
+    fn context_on(&self, settings: &Settings, provider: ProviderName, wish: Wish) -> Result<Context, Error> {
         let store = self.store()?;
-        let provider = match settings.provider {
+        let provider = match provider {
             ProviderName::Local => Provider::Local(local::Local::new(self.local(&store, settings.local_network)?)),
+            ProviderName::Manual => Provider::Manual(manual::Manual::new(manual_settings(&store, settings, wish))),
+            ProviderName::Qemu => Provider::Qemu(qemu::Qemu::new(self.qemu(&store, settings))),
             other => {
                 return Err(Error::new(
                     Code::Usage,
-                    format!("provider `{other}` is not part of this release yet; `local` is"),
+                    format!("provider `{other}` is not part of this release yet; `local`, `qemu` and `manual` are"),
                 ));
             }
-        };
-        let boot = match provider.user_data_form() {
-            // These have the program itself, which is not to be read for nothing.
-            UserDataForm::Json => Boot {
-                download: Err(ApiError::new(Code::Internal, "these machines download no agent")),
-                extra: settings.extra_bootstrap.clone(),
-            },
-            UserDataForm::Script | UserDataForm::CloudConfig => self.boot(settings),
         };
         Ok(Context {
             provider,
             store,
             user: self.user(),
             proxy: settings.proxy_command.clone(),
-            boot,
+            boot: Boot {
+                download: Err(ApiError::new(Code::Internal, "these machines download no agent")),
+                extra: settings.extra_bootstrap.clone(),
+            },
         })
+    }
+
+    /// With what machines are told besides who they are, where they are told that:
+    /// the agent's program is not read for nothing.
+    fn with_boot(&self, ctx: Context, settings: &Settings) -> Context {
+        match ctx.provider.user_data_form() {
+            UserDataForm::Json => ctx,
+            UserDataForm::Script | UserDataForm::CloudConfig => Context {
+                boot: self.boot(settings),
+                ..ctx
+            },
+        }
+    }
+
+    /// All providers that may have machines of this user, that of the settings
+    /// first. One that cannot be used here has none.
+    pub(super) fn contexts(&self) -> Result<Vec<Context>, Error> {
+        let settings = self.load(&UpArgs::default())?.settings;
+        self.contexts_with(&settings, Wish::Look)
+    }
+
+    fn contexts_with(&self, settings: &Settings, wish: Wish) -> Result<Vec<Context>, Error> {
+        let mut all = vec![self.context_on(settings, settings.provider, wish)?];
+        for other in ON_THIS_COMPUTER {
+            if other != settings.provider {
+                all.extend(self.context_on(settings, other, wish));
+            }
+        }
+        Ok(all)
+    }
+
+    /// The cluster that a command means: the one it names, the project's, or the
+    /// only one there is; with the provider that has it, which its record says, or
+    /// else whoever knows machines of it.
+    pub(super) async fn find(&self, named: Option<&ClusterName>, wish: Wish) -> Result<(Context, ClusterName), Error> {
+        let settings = self.load(&UpArgs::default())?.settings;
+        let contexts = self.contexts_with(&settings, wish)?;
+        let name = match named {
+            Some(name) => name.clone(),
+            None if settings.named => settings.name.clone(),
+            None => only(&contexts).await?,
+        };
+        let recorded = contexts.first().and_then(|ctx| ctx.store.load(&name).ok()?);
+        let mut contexts = contexts.into_iter();
+        let Some(first) = contexts.next() else {
+            return Err(Error::new(Code::Internal, "there is no provider"));
+        };
+        if recorded.as_ref().is_some_and(|r| r.provider == first.provider.name()) {
+            return Ok((self.with_boot(first, &settings), name));
+        }
+        for ctx in contexts {
+            let has = match &recorded {
+                Some(record) => record.provider == ctx.provider.name(),
+                None => ctx.provider.list(Some(&name)).await.is_ok_and(|m| !m.is_empty()),
+            };
+            if has {
+                return Ok((self.with_boot(ctx, &settings), name));
+            }
+        }
+        Ok((self.with_boot(first, &settings), name))
     }
 
     /// What machines are told besides who they are.
@@ -85,11 +159,6 @@ impl Session {
             download: Download::new(&settings.agent_url, &settings.agent_sha256, own),
             extra: settings.extra_bootstrap.clone(),
         }
-    }
-
-    /// Provider and state for an existing cluster, whose record knows the rest.
-    pub(super) fn plain_context(&self) -> Result<Context, Error> {
-        self.context(&self.load(&UpArgs::default())?.settings)
     }
 
     /// The user's name as it may stand in certificates.
@@ -117,6 +186,33 @@ impl Session {
             run_base: run_base(&self.env),
             network,
         })
+    }
+
+    fn qemu(&self, store: &Store, settings: &Settings) -> qemu::QemuSettings {
+        let q = settings.qemu.clone();
+        let size = |asked: MachineSize| {
+            let default = qemu::Size::default();
+            qemu::Size {
+                cpus: asked.cpus.unwrap_or(default.cpus),
+                memory: asked.memory.unwrap_or(default.memory),
+                disk: asked.disk.unwrap_or(default.disk),
+            }
+        };
+        qemu::QemuSettings {
+            base: store.folder().join("qemu"),
+            run_base: run_base(&self.env).join("qemu"),
+            image: q.image,
+            sha256: q.sha256,
+            kernel: q.kernel,
+            form: q.form,
+            accel: match q.accel {
+                Accel::Auto => qemu::Accel::Auto,
+                Accel::Kvm => qemu::Accel::Kvm,
+                Accel::Tcg => qemu::Accel::Tcg,
+            },
+            scheduler: size(q.scheduler),
+            worker: size(q.worker),
+        }
     }
 
     /// The agent's program: named, beside ours, or on the path.
@@ -149,39 +245,74 @@ impl Session {
             })
     }
 
-    /// The cluster that a command means: the one it names, the project's, or
-    /// the only one there is.
-    pub(super) async fn cluster(&self, ctx: &Context, named: Option<&ClusterName>) -> Result<ClusterName, Error> {
-        if let Some(name) = named {
-            return Ok(name.clone());
-        }
-        let settings = self.load(&UpArgs::default())?.settings;
-        if settings.named {
-            return Ok(settings.name);
-        }
-        let mut names = ctx.store.names()?;
-        names.extend(ctx.provider.list(None).await?.into_iter().map(|m| m.cluster.name));
-        names.sort();
-        names.dedup();
-        match names.as_slice() {
-            [one] => Ok(one.clone()),
-            [] => Err(Error::new(Code::NotFound, "there is no cluster").with_hint("herdsman up demo     makes one")),
-            many => {
-                let list: Vec<&str> = many.iter().map(ClusterName::as_str).collect();
-                Err(Error::new(
-                    Code::Usage,
-                    format!("there are {} clusters; name one: {}", many.len(), list.join(", ")),
-                ))
-            }
-        }
-    }
-
     /// An existing cluster, ready to be talked to.
     pub(super) async fn open(&self, named: Option<&ClusterName>) -> Result<(Context, Access), Error> {
-        let ctx = self.plain_context()?;
-        let name = self.cluster(&ctx, named).await?;
+        let (ctx, name) = self.find(named, Wish::Look).await?;
         let access = cluster::open(&ctx, &name).await?;
         Ok((ctx, access))
+    }
+}
+
+/// The only cluster that anybody knows of.
+async fn only(contexts: &[Context]) -> Result<ClusterName, Error> {
+    let names = all_names(contexts).await?;
+    match names.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Error::new(Code::NotFound, "there is no cluster").with_hint("herdsman up demo     makes one")),
+        many => {
+            let list: Vec<&str> = many.iter().map(ClusterName::as_str).collect();
+            Err(Error::new(
+                Code::Usage,
+                format!("there are {} clusters; name one: {}", many.len(), list.join(", ")),
+            ))
+        }
+    }
+}
+
+/// Names of all clusters, remembered or seen. Of other providers than that of the
+/// settings only what they can tell counts.
+pub(super) async fn all_names(contexts: &[Context]) -> Result<Vec<ClusterName>, Error> {
+    let mut names = Vec::new();
+    for (i, ctx) in contexts.iter().enumerate() {
+        if i == 0 {
+            names.extend(ctx.store.names()?);
+        }
+        names.extend(machines_of(ctx, i == 0).await?.into_iter().map(|m| m.cluster.name));
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// All machines of a provider; an error counts only where the settings chose it.
+pub(super) async fn machines_of(ctx: &Context, chosen: bool) -> Result<Vec<Machine>, Error> {
+    match ctx.provider.list(None).await {
+        Ok(machines) => Ok(machines),
+        Err(e) if chosen => Err(e.into()),
+        Err(e) => {
+            tracing::warn!("provider {}: {}", ctx.provider.name(), e.message);
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn manual_settings(store: &Store, settings: &Settings, wish: Wish) -> manual::ManualSettings {
+    let m = settings.manual.clone();
+    manual::ManualSettings {
+        base: store.folder().join("manual"),
+        programs: manual::Programs {
+            create: m.create,
+            delete: m.delete,
+            list: m.list,
+            console: m.console,
+        },
+        user_data_dir: m.user_data_dir,
+        scheduler_address: m.scheduler_address,
+        public_address: m.public_address,
+        timeout: m.timeout,
+        form: m.form,
+        patience: settings.start_timeout,
+        forget: wish == Wish::Forget,
     }
 }
 

@@ -8,7 +8,7 @@ use herdsman_wire::{Code, Timestamp};
 use serde_json::json;
 
 use super::cli::{DoctorArgs, Output};
-use super::context::Session;
+use super::context::{Session, Wish};
 use crate::cluster;
 use crate::environment;
 use crate::link::SOON;
@@ -106,8 +106,8 @@ fn computer(session: &Session, report: &mut Report) {
 }
 
 async fn cluster(session: &Session, name: &herdsman_wire::ClusterName, report: &mut Report) {
-    let ctx = match session.plain_context() {
-        Ok(ctx) => ctx,
+    let ctx = match session.find(Some(name), Wish::Look).await {
+        Ok((ctx, _)) => ctx,
         Err(e) => return report.error("settings", &e),
     };
     match ctx.provider.list(Some(name)).await {

@@ -4,21 +4,24 @@ use herdsman_wire::{ClusterName, Code};
 use serde_json::json;
 
 use super::cli::{DownArgs, Output};
-use super::context::Session;
+use super::context::{Session, Wish, all_names};
 use crate::cluster::{self, Context, DownReport, Step};
 use crate::ui::{Error, Exit, seconds};
 
 pub(super) async fn run(session: &Session, args: &DownArgs) -> Result<u8, Error> {
-    let ctx = session.plain_context()?;
-    let names = names(session, &ctx, args).await?;
-    if names.is_empty() {
+    let wish = if args.forget { Wish::Forget } else { Wish::Look };
+    let mut clusters = Vec::new();
+    for name in names(session, args).await? {
+        clusters.push(session.find(name.as_ref(), wish).await?);
+    }
+    if clusters.is_empty() {
         session.printer.note("there is no cluster");
         return Ok(0);
     }
-    ask(session, &ctx, &names).await?;
+    ask(session, &clusters).await?;
     let mut reports = Vec::new();
     let mut worst = None;
-    for name in names {
+    for (ctx, name) in clusters {
         let started = std::time::Instant::now();
         let see = |step: &Step| {
             if let Step::Note(text) = step {
@@ -29,7 +32,7 @@ pub(super) async fn run(session: &Session, args: &DownArgs) -> Result<u8, Error>
             Ok(report) => {
                 tell(session, &name, &report, started.elapsed());
                 if !report.left.is_empty() {
-                    worst.get_or_insert_with(|| leftover(&name, &report));
+                    worst.get_or_insert_with(|| leftover(&ctx, &name, &report));
                 }
                 reports.push((name, report));
             }
@@ -41,45 +44,54 @@ pub(super) async fn run(session: &Session, args: &DownArgs) -> Result<u8, Error>
     if session.printer.output() == Output::Json && worst.is_none() {
         let all: Vec<_> = reports
             .iter()
-            .map(|(name, r)| json!({"name": name, "deleted": r.deleted, "left": []}))
+            .map(|(name, r)| json!({"name": name, "deleted": r.deleted, "left": [], "forgotten": r.forgotten}))
             .collect();
         session.printer.json(&json!({"clusters": all}))?;
     }
     worst.map_or(Ok(0), Err)
 }
 
-async fn names(session: &Session, ctx: &Context, args: &DownArgs) -> Result<Vec<ClusterName>, Error> {
+/// What is to be deleted; nothing named means the project's or the only one.
+async fn names(session: &Session, args: &DownArgs) -> Result<Vec<Option<ClusterName>>, Error> {
     if args.all {
-        let mut all = ctx.store.names()?;
-        all.extend(ctx.provider.list(None).await?.into_iter().map(|m| m.cluster.name));
-        all.sort();
-        all.dedup();
-        return Ok(all);
+        let all = all_names(&session.contexts()?).await?;
+        return Ok(all.into_iter().map(Some).collect());
     }
     if args.names.is_empty() {
-        return Ok(vec![session.cluster(ctx, None).await?]);
+        return Ok(vec![None]);
     }
-    Ok(args.names.clone())
+    Ok(args.names.iter().cloned().map(Some).collect())
 }
 
 /// Asks with numbers, unless the machines cost nothing and were named.
-async fn ask(session: &Session, ctx: &Context, names: &[ClusterName]) -> Result<(), Error> {
-    let mut nodes = 0;
-    for name in names {
-        nodes += ctx.provider.list(Some(name)).await?.len();
+async fn ask(session: &Session, clusters: &[(Context, ClusterName)]) -> Result<(), Error> {
+    let mut all = 0;
+    for (ctx, name) in clusters {
+        let provider = ctx.provider.name();
+        let nodes = ctx.provider.list(Some(name)).await?.len();
+        session
+            .printer
+            .note(&format!("deleting {name}: {nodes} nodes on {provider}"));
+        if provider != "local" {
+            all += nodes;
+        }
     }
-    let list: Vec<&str> = names.iter().map(ClusterName::as_str).collect();
-    let list = list.join(", ");
-    session
-        .printer
-        .note(&format!("deleting {list}: {nodes} nodes on {}", ctx.provider.name()));
-    if ctx.provider.name() == "local" {
+    if clusters.iter().all(|(ctx, _)| ctx.provider.name() == "local") {
         return Ok(());
     }
-    session.printer.confirm(&format!("Delete {list} with {nodes} nodes?"))
+    let list: Vec<&str> = clusters.iter().map(|(_, name)| name.as_str()).collect();
+    session
+        .printer
+        .confirm(&format!("Delete {} with {all} nodes?", list.join(", ")))
 }
 
 fn tell(session: &Session, name: &ClusterName, report: &DownReport, took: std::time::Duration) {
+    if !report.forgotten.is_empty() {
+        session.printer.warn(&format!(
+            "forgotten without a look, as you said: {}",
+            report.forgotten.join(", ")
+        ));
+    }
     if report.left.is_empty() {
         session.printer.note(&format!(
             "{name} is gone: deleted {} resources, listed again: 0 left ({})",
@@ -89,12 +101,23 @@ fn tell(session: &Session, name: &ClusterName, report: &DownReport, took: std::t
     }
 }
 
-fn leftover(name: &ClusterName, report: &DownReport) -> Error {
-    let mut text = format!("{} resources of `{name}` could not be deleted", report.left.len());
+fn leftover(ctx: &Context, name: &ClusterName, report: &DownReport) -> Error {
+    let by_user = ctx.provider.name() == "manual";
+    let mut text = if by_user {
+        format!("{} machines of `{name}` are left to be deleted", report.left.len())
+    } else {
+        format!("{} resources of `{name}` could not be deleted", report.left.len())
+    };
     for (what, why) in &report.left {
         text += &format!("\n{what}: {why}");
     }
-    Error::new(Code::Leftover, text)
+    let error = Error::new(Code::Leftover, text)
         .with_exit(Exit::Partly)
-        .with_hint(format!("herdsman down {name}      tries again"))
+        .with_hint(format!("herdsman down {name}      tries again"));
+    if !by_user {
+        return error;
+    }
+    error
+        .with_hint(format!("herdsman down {name} --forget      when you have deleted them"))
+        .with_hint("or name a program that does it: [manual] delete = \"…\" in herdsman.toml")
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 
 use super::cli::{LogsArgs, Output};
-use super::context::Session;
+use super::context::{Session, Wish};
 use super::signals::interruptible;
 use crate::cluster::Access;
 use crate::link::SOON;
@@ -154,8 +154,7 @@ fn print(session: &Session, args: &LogsArgs, line: &LogLine) -> Result<(), Error
 }
 
 async fn boot(session: &Session, args: &LogsArgs) -> Result<(), Error> {
-    let ctx = session.plain_context()?;
-    let name = session.cluster(&ctx, args.name.as_ref()).await?;
+    let (ctx, name) = session.find(args.name.as_ref(), Wish::Look).await?;
     let machines = ctx.provider.list(Some(&name)).await?;
     let wanted = machines
         .iter()

@@ -8,7 +8,7 @@ use herdsman_wire::{ClusterName, Code, Role, Timestamp};
 use serde_json::json;
 
 use super::cli::{LsArgs, Output};
-use super::context::Session;
+use super::context::{Session, machines_of};
 use super::signals::interruptible;
 use crate::cluster::{self, Context};
 use crate::provider::Machine;
@@ -33,11 +33,11 @@ struct Row {
 }
 
 pub(super) async fn run(session: &Session, args: &LsArgs) -> Result<(), Error> {
-    let ctx = session.plain_context()?;
+    let contexts = session.contexts()?;
     if args.watch {
-        return interruptible(watch(session, &ctx)).await;
+        return interruptible(watch(session, &contexts)).await;
     }
-    let rows = rows(session, &ctx).await?;
+    let rows = rows(session, &contexts).await?;
     if rows.is_empty() && session.printer.output() == Output::Table {
         session
             .printer
@@ -49,10 +49,10 @@ pub(super) async fn run(session: &Session, args: &LsArgs) -> Result<(), Error> {
 
 /// Shows the list again whenever something in it changes; ages alone do not
 /// count.
-async fn watch(session: &Session, ctx: &Context) -> Result<(), Error> {
+async fn watch(session: &Session, contexts: &[Context]) -> Result<(), Error> {
     let mut last = None;
     loop {
-        let rows = rows(session, ctx).await?;
+        let rows = rows(session, contexts).await?;
         let state: Vec<_> = rows
             .iter()
             .map(|r| (r.name.clone(), r.state.clone(), r.workers.clone(), r.hint.clone()))
@@ -65,18 +65,26 @@ async fn watch(session: &Session, ctx: &Context) -> Result<(), Error> {
     }
 }
 
-async fn rows(session: &Session, ctx: &Context) -> Result<Vec<Row>, Error> {
-    let mut clusters: BTreeMap<ClusterName, Vec<Machine>> = BTreeMap::new();
-    for machine in ctx.provider.list(None).await? {
-        clusters.entry(machine.cluster.name.clone()).or_default().push(machine);
-    }
-    for name in ctx.store.names()? {
-        clusters.entry(name).or_default();
-    }
+async fn rows(session: &Session, contexts: &[Context]) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
-    for (name, machines) in clusters {
-        rows.push(row(ctx, name, &machines, session.offline()).await);
+    for (i, ctx) in contexts.iter().enumerate() {
+        let mut clusters: BTreeMap<ClusterName, Vec<Machine>> = BTreeMap::new();
+        for machine in machines_of(ctx, i == 0).await? {
+            clusters.entry(machine.cluster.name.clone()).or_default().push(machine);
+        }
+        for name in ctx.store.names()? {
+            // What has no readable record stands with the first provider.
+            let record = ctx.store.load(&name).ok().flatten();
+            let known = record.filter(|r| contexts.iter().any(|c| c.provider.name() == r.provider));
+            if known.map_or(i == 0, |r| r.provider == ctx.provider.name()) {
+                clusters.entry(name).or_default();
+            }
+        }
+        for (name, machines) in clusters {
+            rows.push(row(ctx, name, &machines, session.offline()).await);
+        }
     }
+    rows.sort_by(|a, b| (&a.name, &a.provider).cmp(&(&b.name, &b.provider)));
     Ok(rows)
 }
 

@@ -166,6 +166,7 @@ fn image(session: &Session, settings: &Settings) -> Result<EnvironmentSpec, Erro
     let EnvironmentSpec::Image { python, path, .. } = EnvironmentSpec::default() else {
         return Err(Error::new(Code::Internal, "the default environment is no image's"));
     };
+    let python = settings.image_python.clone().unwrap_or(python);
     let versions = if settings.env == EnvSource::None {
         Versions::default()
     } else {

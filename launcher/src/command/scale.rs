@@ -4,7 +4,7 @@ use herdsman_wire::{ClusterName, Code};
 use serde_json::json;
 
 use super::cli::{Output, ScaleArgs, UpArgs};
-use super::context::Session;
+use super::context::{Session, Wish};
 use super::signals::interruptible;
 use crate::cluster::{self, ScaleReport, Step, Target};
 use crate::config::WorkerRange;
@@ -12,16 +12,15 @@ use crate::ui::{Error, Exit, Progress, seconds};
 
 pub(super) async fn run(session: &Session, args: &ScaleArgs) -> Result<u8, Error> {
     let (named, target) = parse(args)?;
-    let wanted = match &target {
-        Target::Count(n) => UpArgs {
-            workers: Some(WorkerRange::fixed(*n)),
+    if let Target::Count(n) = target {
+        // With the number among the settings it is held against the most allowed.
+        let workers = Some(WorkerRange::fixed(n));
+        session.load(&UpArgs {
+            workers,
             ..UpArgs::default()
-        },
-        Target::Without(_) => UpArgs::default(),
-    };
-    // With the number among the settings it is held against the most allowed.
-    let ctx = session.context(&session.load(&wanted)?.settings)?;
-    let name = session.cluster(&ctx, named.as_ref()).await?;
+        })?;
+    }
+    let (ctx, name) = session.find(named.as_ref(), Wish::Look).await?;
     let progress = Progress::new(&session.printer);
     let see = |step: &Step| progress.see(step);
     let started = std::time::Instant::now();

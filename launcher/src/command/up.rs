@@ -130,6 +130,8 @@ fn lives(session: &Session) -> Result<herdsman_wire::spec::Lives, Error> {
 fn dask(session: &Session, settings: &Settings) -> Result<DaskSpec, Error> {
     let memory = settings
         .memory
+        // A machine of its own has less than that for Dask, and Dask sees how much.
+        .filter(|_| settings.provider != ProviderName::Qemu)
         .map(|bytes| (bytes / u64::from(settings.workers_per_node)).to_string());
     Ok(DaskSpec {
         security: security(session, settings)?,

@@ -25,6 +25,7 @@ pub(super) fn check(m: &Merged) -> Result<Vec<String>, ConfigError> {
         check_tag(key, &value.value).map_err(|e| fault(value, &format!("tags.{key}"), e.to_string()))?;
     }
     environment(m)?;
+    provider(m)?;
     arguments(Role::Scheduler, "scheduler.options", &m.scheduler_options)?;
     arguments(Role::Worker, "workers.options", &m.worker_options)?;
     Ok(warnings(m))
@@ -108,6 +109,37 @@ fn allow(allow: &Sourced<Vec<Allow>>) -> Result<(), ConfigError> {
     Err(fault(allow, "place.allow", message.into()))
 }
 
+/// What only one provider has.
+fn provider(m: &Merged) -> Result<(), ConfigError> {
+    if let Some(hash) = &m.qemu.sha256
+        && !(hash.value.len() == 64 && hash.value.bytes().all(|b| b.is_ascii_hexdigit()))
+    {
+        let message = "a SHA-256 has 64 hexadecimal digits".to_owned();
+        return Err(fault(hash, "qemu.sha256", message).hint("sha256sum IMAGE           shows it"));
+    }
+    if let Some(python) = &m.image_python
+        && !python.value.is_absolute()
+    {
+        let message = format!(
+            "{} is no absolute path; it lies on the machines",
+            python.value.display()
+        );
+        return Err(fault(python, "env.image_python", message));
+    }
+    for (key, address) in [
+        ("manual.scheduler_address", &m.manual.scheduler_address),
+        ("manual.public_address", &m.manual.public_address),
+    ] {
+        if let Some(address) = address
+            && (address.value.is_unspecified() || address.value.is_multicast())
+        {
+            let message = format!("{} is no machine's address", address.value);
+            return Err(fault(address, key, message));
+        }
+    }
+    Ok(())
+}
+
 fn environment(m: &Merged) -> Result<(), ConfigError> {
     if let Some(indexes) = &m.indexes {
         for index in &indexes.value {
@@ -183,6 +215,11 @@ fn warnings(m: &Merged) -> Vec<String> {
     all
 }
 
+/// A flag is about this call; a file's table may well be there for others.
+fn by_flag<T>(value: &&Sourced<T>) -> bool {
+    matches!(value.origin, Origin::Flag { .. })
+}
+
 /// Values that the provider has no use for. No error: the same file may serve
 /// several providers.
 fn without_effect(m: &Merged) -> Vec<String> {
@@ -193,6 +230,28 @@ fn without_effect(m: &Merged) -> Vec<String> {
         };
     }
     note! { "workers.name" => m.group }
+    if m.provider.value != ProviderName::Manual {
+        note! {
+            "manual.user_data_dir" => m.manual.user_data_dir.as_ref().filter(by_flag),
+            "manual.scheduler_address" => m.manual.scheduler_address.as_ref().filter(by_flag),
+        }
+    }
+    if m.provider.value == ProviderName::Qemu {
+        note! {
+            "place.region" => m.region, "place.zones" => m.zones, "place.network" => m.network,
+            "scheduler.type" => m.scheduler.types, "workers.type" => m.worker.types,
+            "workers.spot" => m.spot, "limits.max_cost" => m.max_cost,
+        }
+    }
+    if m.provider.value == ProviderName::Manual {
+        note! {
+            "scheduler.cpu" => m.scheduler.cpu, "scheduler.memory" => m.scheduler.memory,
+            "scheduler.type" => m.scheduler.types, "scheduler.disk" => m.scheduler.disk,
+            "workers.cpu" => m.worker.cpu, "workers.type" => m.worker.types,
+            "workers.disk" => m.worker.disk, "workers.spot" => m.spot,
+            "limits.max_cost" => m.max_cost,
+        }
+    }
     if m.provider.value == ProviderName::Local {
         note! {
             "place.region" => m.region, "place.zones" => m.zones, "place.network" => m.network,

@@ -392,3 +392,16 @@ impl fmt::Display for LocalNetwork {
         })
     }
 }
+
+/// How the machines of provider `qemu` carry out instructions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// By the processor where it can, else by translation.
+    #[default]
+    Auto,
+    /// By the processor: needs `/dev/kvm`.
+    Kvm,
+    /// By translation: works everywhere, about ten times slower.
+    Tcg,
+}

@@ -19,6 +19,10 @@ pub const LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// and the user should learn why.
 pub const START_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
+/// A person has to make machines meanwhile; what they are told is good for
+/// twenty minutes.
+pub const MANUAL_START_TIMEOUT: Duration = herdsman_wire::limits::BOOTSTRAP_LIFE;
+
 /// One process of many threads a node: NumPy and pandas release the GIL, and
 /// data is shared inside a process.
 pub const WORKERS_PER_NODE: u16 = 1;

@@ -3,15 +3,16 @@
 //! is not listed is refused.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bootstrap::{Arch, Mirror, Sha256};
+use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
 
-use super::choice::{Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
+use super::choice::{Accel, Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
 use super::pair::check_variable_name;
-use super::proxy::ProxyCommand;
+use super::proxy::{Program, ProxyCommand};
 use super::value::{Limit, Period, Size, Threads, ValueError};
 
 /// Version of the files that this build reads.
@@ -72,28 +73,28 @@ pub struct File {
     /// What only provider `local` has.
     #[serde(skip_serializing_if = "is_default")]
     pub local: Local,
+    /// What only provider `manual` has.
+    #[serde(skip_serializing_if = "is_default")]
+    pub manual: Manual,
+    /// What only provider `qemu` has.
+    #[serde(skip_serializing_if = "is_default")]
+    pub qemu: Qemu,
     /// What only this provider has; read by its own code.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub qemu: Option<toml::Table>,
-    /// See `qemu`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub manual: Option<toml::Table>,
-    /// See `qemu`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gcp: Option<toml::Table>,
-    /// See `qemu`.
+    /// See `gcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aws: Option<toml::Table>,
-    /// See `qemu`.
+    /// See `gcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub azure: Option<toml::Table>,
-    /// See `qemu`.
+    /// See `gcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digitalocean: Option<toml::Table>,
-    /// See `qemu`.
+    /// See `gcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hetzner: Option<toml::Table>,
-    /// See `qemu`.
+    /// See `gcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub openstack: Option<toml::Table>,
 }
@@ -107,9 +108,7 @@ impl File {
     #[must_use]
     pub const fn table(&self, provider: ProviderName) -> Option<&toml::Table> {
         match provider {
-            ProviderName::Local => None,
-            ProviderName::Qemu => self.qemu.as_ref(),
-            ProviderName::Manual => self.manual.as_ref(),
+            ProviderName::Local | ProviderName::Manual | ProviderName::Qemu => None,
             ProviderName::Gcp => self.gcp.as_ref(),
             ProviderName::Aws => self.aws.as_ref(),
             ProviderName::Azure => self.azure.as_ref(),
@@ -232,6 +231,8 @@ table! {
         secrets: Vec<String>,
         /// Commands before Dask starts.
         setup: Vec<String>,
+        /// Interpreter of the machines' image, with mode `image` or `none`.
+        image_python: PathBuf,
     }
 }
 
@@ -303,6 +304,49 @@ table! {
     Local {
         /// How nodes are joined.
         network: LocalNetwork,
+    }
+}
+
+table! {
+    /// What only provider `manual` has: machines that somebody else makes.
+    Manual {
+        /// Folder that user-data is written to, for whoever makes the machines.
+        user_data_dir: PathBuf,
+        /// The scheduler's address as its workers reach it.
+        scheduler_address: IpAddr,
+        /// The scheduler's address as this computer reaches it, where that is
+        /// another one.
+        public_address: IpAddr,
+        /// Makes a machine.
+        create: Program,
+        /// Deletes a machine.
+        delete: Program,
+        /// Lists machines.
+        list: Program,
+        /// Shows a machine's console.
+        console: Program,
+        /// How long each of these programs may take.
+        timeout: Period,
+        /// Form of user-data.
+        form: UserDataForm,
+    }
+}
+
+table! {
+    /// What only provider `qemu` has: virtual machines on this computer.
+    Qemu {
+        /// Disk image that all machines start from.
+        image: PathBuf,
+        /// SHA-256 of the image, in hex.
+        sha256: String,
+        /// How instructions are carried out.
+        accel: Accel,
+        /// Kernel of an image that has no boot loader.
+        kernel: PathBuf,
+        /// Initial file system of that kernel.
+        initrd: PathBuf,
+        /// Form of user-data.
+        form: UserDataForm,
     }
 }
 

@@ -101,6 +101,8 @@ pub(crate) const FLAGS: &[(&str, &str)] = &[
     ("limits.max_workers", "--max-workers"),
     ("limits.start_timeout", "--start-timeout"),
     ("local.network", "--local-network"),
+    ("manual.user_data_dir", "--user-data-dir"),
+    ("manual.scheduler_address", "--scheduler-address"),
     ("connect.proxy_command", "--proxy-command"),
     ("security.insecure", "--insecure"),
     ("security.tls_ca_file", "--tls-ca-file"),
@@ -150,6 +152,8 @@ pub(crate) fn of_flags(up: &UpArgs, global: &Global, cwd: &Path) -> Layer {
     file.limits.max_workers = up.max_workers;
     file.limits.start_timeout = up.start_timeout;
     file.local.network = up.local_network;
+    file.manual.user_data_dir.clone_from(&up.user_data_dir);
+    file.manual.scheduler_address = up.scheduler_address;
     file.connect.proxy_command.clone_from(&global.proxy_command);
     file.tags = up.tag.iter().map(|t| (t.key.clone(), t.value.clone())).collect();
     let tls = &up.tls;

@@ -7,19 +7,20 @@
 //! `place.allow` above all: who says whom to let in says it completely.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::bootstrap::{Arch, Mirror, Sha256};
+use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
 
-use super::choice::{Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
+use super::choice::{Accel, Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
 use super::defaults;
 use super::error::{ConfigError, nearest};
 use super::file::{self, File};
 use super::layer::{FLAGS, Layer};
 use super::origin::{Origin, Sourced};
-use super::proxy::ProxyCommand;
+use super::proxy::{Program, ProxyCommand};
 use super::value::{Limit, Period, Size, Threads};
 
 /// A value in force, and what it won against.
@@ -136,6 +137,7 @@ pub(crate) struct Merged {
     pub(crate) variables: BTreeMap<String, Sourced<String>>,
     pub(crate) secrets: Vec<Sourced<String>>,
     pub(crate) setup: Option<Sourced<Vec<String>>>,
+    pub(crate) image_python: Option<Sourced<PathBuf>>,
     pub(crate) idle: Sourced<Limit>,
     pub(crate) no_client: Sourced<Limit>,
     pub(crate) lifetime: Sourced<Limit>,
@@ -151,7 +153,32 @@ pub(crate) struct Merged {
     pub(crate) extra_bootstrap: Option<Sourced<Vec<String>>>,
     pub(crate) local_network: Sourced<LocalNetwork>,
     pub(crate) proxy_command: Option<Sourced<ProxyCommand>>,
+    pub(crate) manual: MergedManual,
+    pub(crate) qemu: MergedQemu,
     pub(crate) table: toml::Table,
+}
+
+#[derive(Debug)]
+pub(crate) struct MergedManual {
+    pub(crate) user_data_dir: Option<Sourced<PathBuf>>,
+    pub(crate) scheduler_address: Option<Sourced<IpAddr>>,
+    pub(crate) public_address: Option<Sourced<IpAddr>>,
+    pub(crate) create: Option<Sourced<Program>>,
+    pub(crate) delete: Option<Sourced<Program>>,
+    pub(crate) list: Option<Sourced<Program>>,
+    pub(crate) console: Option<Sourced<Program>>,
+    pub(crate) timeout: Option<Sourced<Period>>,
+    pub(crate) form: Sourced<UserDataForm>,
+}
+
+#[derive(Debug)]
+pub(crate) struct MergedQemu {
+    pub(crate) image: Option<Sourced<PathBuf>>,
+    pub(crate) sha256: Option<Sourced<String>>,
+    pub(crate) accel: Sourced<Accel>,
+    pub(crate) kernel: Option<Sourced<PathBuf>>,
+    pub(crate) initrd: Option<Sourced<PathBuf>>,
+    pub(crate) form: Sourced<UserDataForm>,
 }
 
 #[derive(Debug)]
@@ -277,6 +304,10 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         ProviderName::Local => defaults::local_workers(cpus),
         _ => defaults::WORKERS,
     };
+    let patience = match provider.value {
+        ProviderName::Manual => defaults::MANUAL_START_TIMEOUT,
+        _ => defaults::START_TIMEOUT,
+    };
     let mut tls = BTreeMap::new();
     for (name, get) in TLS {
         if let Some(path) = m.pick(&format!("security.{name}"), |f| get(&f.security).clone()) {
@@ -328,6 +359,7 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         variables: m.pick_map("env.variables", |f| f.env.variables.clone().map(|v| v.0)),
         secrets: m.pick_all("env.secrets", |f| f.env.secrets.clone()),
         setup: m.pick("env.setup", |f| f.env.setup.clone()),
+        image_python: m.pick("env.image_python", |f| f.env.image_python.clone()),
         idle: m.pick_or(
             "limits.idle",
             |f| f.limits.idle,
@@ -344,7 +376,7 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         start_timeout: m.pick_or(
             "limits.start_timeout",
             |f| f.limits.start_timeout,
-            Period::new(defaults::START_TIMEOUT),
+            Period::new(patience),
         ),
         insecure: m.pick_or("security.insecure", |f| f.security.insecure, false),
         tls,
@@ -353,6 +385,25 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         agent_url: m.pick("agent.url", |f| f.agent.url.clone()),
         agent_sha256: m.pick("agent.sha256", |f| f.agent.sha256.clone()),
         extra_bootstrap: m.pick("extra_bootstrap", |f| f.extra_bootstrap.clone()),
+        manual: MergedManual {
+            user_data_dir: m.pick("manual.user_data_dir", |f| f.manual.user_data_dir.clone()),
+            scheduler_address: m.pick("manual.scheduler_address", |f| f.manual.scheduler_address),
+            public_address: m.pick("manual.public_address", |f| f.manual.public_address),
+            create: m.pick("manual.create", |f| f.manual.create.clone()),
+            delete: m.pick("manual.delete", |f| f.manual.delete.clone()),
+            list: m.pick("manual.list", |f| f.manual.list.clone()),
+            console: m.pick("manual.console", |f| f.manual.console.clone()),
+            timeout: m.pick("manual.timeout", |f| f.manual.timeout),
+            form: m.pick_or("manual.form", |f| f.manual.form, UserDataForm::CloudConfig),
+        },
+        qemu: MergedQemu {
+            image: m.pick("qemu.image", |f| f.qemu.image.clone()),
+            sha256: m.pick("qemu.sha256", |f| f.qemu.sha256.clone()),
+            accel: m.pick_or("qemu.accel", |f| f.qemu.accel, Accel::Auto),
+            kernel: m.pick("qemu.kernel", |f| f.qemu.kernel.clone()),
+            initrd: m.pick("qemu.initrd", |f| f.qemu.initrd.clone()),
+            form: m.pick_or("qemu.form", |f| f.qemu.form, UserDataForm::CloudConfig),
+        },
         local_network: m.pick_or("local.network", |f| f.local.network, LocalNetwork::Auto),
         table,
         provider,

@@ -30,7 +30,7 @@ mod user_file;
 pub mod value;
 pub mod vars;
 
-pub use choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Spot, WORKERS_MAX, Wait, WorkerRange};
+pub use choice::{Accel, Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Spot, WORKERS_MAX, Wait, WorkerRange};
 
 pub use error::{ConfigError, Problem};
 pub use file::{File, UserFile};
@@ -41,8 +41,8 @@ pub use merge::{Entries, Entry};
 pub use origin::{Origin, Sourced};
 pub use pair::{SecretName, Tag, Variable};
 pub use parse::{parse_file, parse_user_file};
-pub use proxy::ProxyCommand;
-pub use settings::{OwnCertificates, Settings};
+pub use proxy::{Program, ProxyCommand};
+pub use settings::{MachineSize, Manual, OwnCertificates, Qemu, Settings};
 pub use user_file::set as set_user_default;
 pub use value::{Limit, Period, Size, Threads};
 pub use vars::Env;

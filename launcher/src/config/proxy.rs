@@ -15,6 +15,9 @@ use super::value::ValueError;
 #[serde(try_from = "Form", into = "Vec<String>")]
 pub struct ProxyCommand(Vec<String>);
 
+/// The same for programs that a provider runs.
+pub type Program = ProxyCommand;
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Form {

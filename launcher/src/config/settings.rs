@@ -1,19 +1,21 @@
 //! Checked settings: what the rest of the launcher works with.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use herdsman_wire::{ClusterName, Code, Secret};
 
-use crate::bootstrap::{Arch, Mirror, Sha256};
+use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
 
 use super::check::{self, fault};
-use super::choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
+use super::choice::{Accel, Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
 use super::defaults;
 use super::error::ConfigError;
-use super::merge::Merged;
+use super::merge::{Merged, MergedMachine, MergedManual, MergedQemu};
 use super::origin::{Origin, Sourced};
+use super::proxy::Program;
 use super::value::{Limit, Threads};
 use super::vars::Env;
 use super::{name, security};
@@ -29,6 +31,59 @@ pub struct OwnCertificates {
     pub worker: (PathBuf, PathBuf),
     /// The client's chain and key.
     pub client: (PathBuf, PathBuf),
+}
+
+/// What only provider `manual` has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manual {
+    /// Folder for user-data; absent: the cluster's own.
+    pub user_data_dir: Option<PathBuf>,
+    /// The scheduler as workers reach it, if known before it exists.
+    pub scheduler_address: Option<IpAddr>,
+    /// The scheduler as this computer reaches it, if that is another address.
+    pub public_address: Option<IpAddr>,
+    /// Program and arguments that make a machine.
+    pub create: Option<Vec<String>>,
+    /// Program and arguments that delete a machine.
+    pub delete: Option<Vec<String>>,
+    /// Program and arguments that list machines.
+    pub list: Option<Vec<String>>,
+    /// Program and arguments that show a console.
+    pub console: Option<Vec<String>>,
+    /// How long each of them may take.
+    pub timeout: Option<Duration>,
+    /// Form of user-data.
+    pub form: UserDataForm,
+}
+
+/// What only provider `qemu` has, with the sizes of its machines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Qemu {
+    /// Image that machines start from.
+    pub image: Option<PathBuf>,
+    /// What the image must be: SHA-256, lower-case hex.
+    pub sha256: Option<String>,
+    /// How instructions are carried out.
+    pub accel: Accel,
+    /// Kernel of an image that has no boot loader, and its initial file system.
+    pub kernel: Option<(PathBuf, Option<PathBuf>)>,
+    /// Form of user-data.
+    pub form: UserDataForm,
+    /// The scheduler's machine.
+    pub scheduler: MachineSize,
+    /// A worker's machine.
+    pub worker: MachineSize,
+}
+
+/// A machine's size as far as it was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineSize {
+    /// Processors.
+    pub cpus: Option<u32>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Bytes.
+    pub disk: Option<u64>,
 }
 
 /// Checked settings of a cluster.
@@ -100,6 +155,12 @@ pub struct Settings {
     pub local_network: LocalNetwork,
     /// Program that leads to the hub, and its arguments.
     pub proxy_command: Option<Vec<String>>,
+    /// Interpreter of the machines' image.
+    pub image_python: Option<PathBuf>,
+    /// Machines that somebody else makes.
+    pub manual: Manual,
+    /// Virtual machines on this computer.
+    pub qemu: Qemu,
 }
 
 impl Settings {
@@ -132,7 +193,7 @@ impl Settings {
             lifetime: span(m.lifetime.value),
             workers_per_node: m.per_node.value.get(),
             threads,
-            memory: m.worker.memory.map(|s| s.value.bytes()),
+            memory: m.worker.memory.as_ref().map(|s| s.value.bytes()),
             resources,
             worker_class: m.class.map(|c| c.value),
             worker_options: m.worker_options.into_iter().map(|o| o.value).collect(),
@@ -153,8 +214,57 @@ impl Settings {
             extra_bootstrap: m.extra_bootstrap.map(|l| l.value).unwrap_or_default(),
             local_network: m.local_network.value,
             proxy_command: m.proxy_command.map(|c| c.value.argv().to_vec()),
+            image_python: m.image_python.map(|p| p.value),
+            qemu: qemu(&m.qemu, &m.scheduler, &m.worker),
+            manual: manual(m.manual),
         };
         Ok((settings, warnings))
+    }
+}
+
+fn manual(m: MergedManual) -> Manual {
+    let program = |p: Option<Sourced<Program>>| p.map(|p| program(&p));
+    Manual {
+        user_data_dir: m.user_data_dir.map(|d| d.base.join(d.value)),
+        scheduler_address: m.scheduler_address.map(|a| a.value),
+        public_address: m.public_address.map(|a| a.value),
+        create: program(m.create),
+        delete: program(m.delete),
+        list: program(m.list),
+        console: program(m.console),
+        timeout: m.timeout.map(|t| t.value.get()),
+        form: m.form.value,
+    }
+}
+
+/// A program with a folder before its name lies where the file that names it
+/// does; a bare name is found on the path.
+fn program(program: &Sourced<Program>) -> Vec<String> {
+    let mut argv = program.value.argv().to_vec();
+    if let Some(first) = argv.first_mut()
+        && PathBuf::from(&*first).components().count() > 1
+        && let Ok(full) = program.base.join(&*first).into_os_string().into_string()
+    {
+        *first = full;
+    }
+    argv
+}
+
+fn qemu(m: &MergedQemu, scheduler: &MergedMachine, worker: &MergedMachine) -> Qemu {
+    let size = |m: &MergedMachine| MachineSize {
+        cpus: m.cpu.as_ref().map(|c| c.value),
+        memory: m.memory.as_ref().map(|s| s.value.bytes()),
+        disk: m.disk.as_ref().map(|s| s.value.bytes()),
+    };
+    let path = |p: &Option<Sourced<PathBuf>>| p.as_ref().map(|p| p.base.join(&p.value));
+    Qemu {
+        image: path(&m.image),
+        kernel: path(&m.kernel).map(|k| (k, path(&m.initrd))),
+        sha256: m.sha256.as_ref().map(|h| h.value.to_ascii_lowercase()),
+        accel: m.accel.value,
+        form: m.form.value,
+        scheduler: size(scheduler),
+        worker: size(worker),
     }
 }
 

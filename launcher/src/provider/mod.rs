@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::bootstrap::UserDataForm;
 
 pub mod local;
+pub mod manual;
+pub mod qemu;
 
 /// Tags of a resource: `herdsman-cluster`, `herdsman-role` …, DESIGN section 7.
 pub type Tags = BTreeMap<String, String>;
@@ -110,6 +112,8 @@ pub struct Deleted {
     pub deleted: Vec<String>,
     /// What is left, with the reason.
     pub left: Vec<(String, String)>,
+    /// What the user says is gone, and nobody has looked.
+    pub forgotten: Vec<String>,
 }
 
 /// Everything that can make machines.
@@ -117,6 +121,10 @@ pub struct Deleted {
 pub enum Provider {
     /// Process trees on this machine.
     Local(local::Local),
+    /// Machines that somebody else makes.
+    Manual(manual::Manual),
+    /// Virtual machines on this computer.
+    Qemu(qemu::Qemu),
 }
 
 impl Provider {
@@ -125,6 +133,8 @@ impl Provider {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Local(_) => "local",
+            Self::Manual(_) => "manual",
+            Self::Qemu(_) => "qemu",
         }
     }
 
@@ -134,6 +144,8 @@ impl Provider {
         match self {
             // The agent is on this computer already.
             Self::Local(_) => UserDataForm::Json,
+            Self::Manual(p) => p.user_data_form(),
+            Self::Qemu(p) => p.user_data_form(),
         }
     }
 
@@ -143,7 +155,15 @@ impl Provider {
     pub fn environments(&self) -> Option<PathBuf> {
         match self {
             Self::Local(p) => Some(p.environments()),
+            Self::Manual(_) | Self::Qemu(_) => None,
         }
+    }
+
+    /// Whether a machine may have an address that nobody here can know, behind a
+    /// router that hides it. The hub then takes the node from any address.
+    #[must_use]
+    pub const fn hides_addresses(&self) -> bool {
+        matches!(self, Self::Manual(_))
     }
 
     /// Says where machines will be, as far as that is known before they exist.
@@ -155,6 +175,8 @@ impl Provider {
     pub fn place(&self, cluster: &ClusterRef, node: &NodeName, index: u32) -> Result<Placement, ProviderError> {
         match self {
             Self::Local(p) => p.place(cluster, node, index),
+            Self::Manual(p) => p.place(cluster, node, index),
+            Self::Qemu(p) => p.place(cluster, node, index),
         }
     }
 
@@ -165,6 +187,30 @@ impl Provider {
     pub async fn ensure_network(&self, cluster: &ClusterRef, tags: &Tags) -> Result<(), ProviderError> {
         match self {
             Self::Local(p) => p.ensure_network(cluster, tags).await,
+            Self::Manual(p) => p.ensure_network(cluster, tags).await,
+            Self::Qemu(p) => p.ensure_network(cluster, tags).await,
+        }
+    }
+
+    /// Gets ready what machines are told, and says what a person has to do before
+    /// [`Self::create`] can end, if anything.
+    ///
+    /// # Errors
+    /// As the provider says.
+    pub async fn prepare(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<Vec<String>, ProviderError> {
+        match self {
+            Self::Local(_) | Self::Qemu(_) => Ok(Vec::new()),
+            Self::Manual(p) => p.prepare(cluster, machines).await,
+        }
+    }
+
+    /// These machines are nodes now, so what they were told at their first boot is
+    /// worthless; where it lies about, it is removed.
+    pub async fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
+        match self {
+            Self::Local(_) => {}
+            Self::Manual(p) => p.enrolled(cluster, nodes).await,
+            Self::Qemu(p) => p.enrolled(cluster, nodes).await,
         }
     }
 
@@ -173,6 +219,8 @@ impl Provider {
     pub async fn create(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Vec<Result<Machine, ProviderError>> {
         match self {
             Self::Local(p) => p.create(cluster, machines).await,
+            Self::Manual(p) => p.create(cluster, machines).await,
+            Self::Qemu(p) => p.create(cluster, machines).await,
         }
     }
 
@@ -183,6 +231,8 @@ impl Provider {
     pub async fn list(&self, cluster: Option<&ClusterName>) -> Result<Vec<Machine>, ProviderError> {
         match self {
             Self::Local(p) => p.list(cluster).await,
+            Self::Manual(p) => p.list(cluster).await,
+            Self::Qemu(p) => p.list(cluster).await,
         }
     }
 
@@ -193,6 +243,8 @@ impl Provider {
     pub async fn delete(&self, machines: &[Machine]) -> Result<Deleted, ProviderError> {
         match self {
             Self::Local(p) => p.delete(machines).await,
+            Self::Manual(p) => p.delete(machines).await,
+            Self::Qemu(p) => p.delete(machines).await,
         }
     }
 
@@ -204,6 +256,8 @@ impl Provider {
     pub async fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         match self {
             Self::Local(p) => p.delete_rest(cluster).await,
+            Self::Manual(p) => p.delete_rest(cluster).await,
+            Self::Qemu(p) => p.delete_rest(cluster).await,
         }
     }
 
@@ -214,6 +268,8 @@ impl Provider {
     pub async fn console(&self, machine: &Machine) -> Result<String, ProviderError> {
         match self {
             Self::Local(p) => p.console(machine).await,
+            Self::Manual(p) => p.console(machine).await,
+            Self::Qemu(p) => p.console(machine).await,
         }
     }
 }

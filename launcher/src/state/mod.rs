@@ -12,7 +12,6 @@
 //! Files are replaced whole, never written in place; a damaged one is named in
 //! the error and harms no other cluster.
 
-mod files;
 mod lock;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +21,7 @@ use herdsman_wire::{ApiError, ClusterName, Code, Secret, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
+use crate::files;
 use crate::pki::Credentials;
 use crate::provider::{ClusterRef, Tags};
 

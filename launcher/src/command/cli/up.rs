@@ -88,6 +88,12 @@ pub struct UpArgs {
     /// How the nodes of provider `local` are joined
     #[arg(long, value_name = "HOW")]
     pub local_network: Option<LocalNetwork>,
+    /// Folder for what machines of provider `manual` are to be told
+    #[arg(long, value_name = "DIR")]
+    pub user_data_dir: Option<PathBuf>,
+    /// Address at which workers of provider `manual` reach the scheduler
+    #[arg(long, value_name = "IP")]
+    pub scheduler_address: Option<std::net::IpAddr>,
     /// Tag of everything that is made (again for more)
     #[arg(long, value_name = "KEY=VALUE", value_parser = Unseen::<Tag>::new())]
     pub tag: Vec<Tag>,

@@ -15,6 +15,9 @@ pub struct DownArgs {
     /// All clusters
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
+    /// Forget machines that only you can delete, and have (provider `manual`)
+    #[arg(long)]
+    pub forget: bool,
 }
 
 /// Arguments of `ls`.

@@ -26,7 +26,7 @@
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]
-mod linux;
+pub(super) mod linux;
 
 #[cfg(not(target_os = "linux"))]
 use elsewhere as system;

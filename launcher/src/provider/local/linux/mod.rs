@@ -8,7 +8,7 @@ mod list;
 mod lock;
 mod netns;
 mod place;
-mod process;
+pub(in crate::provider) mod process;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -316,7 +316,7 @@ fn machine(record: &NodeRecord, keeper: Option<&KeeperState>) -> Machine {
 }
 
 /// The end of a file, from a line's beginning on.
-fn tail(path: &Path) -> Result<String, (PathBuf, io::Error)> {
+pub(in crate::provider) fn tail(path: &Path) -> Result<String, (PathBuf, io::Error)> {
     let read = || -> io::Result<String> {
         let mut file = fs::File::open(path)?;
         let start = file.metadata()?.len().saturating_sub(CONSOLE_TAIL);

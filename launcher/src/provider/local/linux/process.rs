@@ -109,7 +109,7 @@ pub(super) fn inode(path: &Path) -> Option<Inode> {
 }
 
 /// The start of a process by its number, if it lives.
-fn alive_since(pid: i32) -> Option<u64> {
+pub(in crate::provider) fn alive_since(pid: i32) -> Option<u64> {
     Process::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
         .filter(|p| !p.zombie)
         .map(|p| p.start_ticks)
@@ -227,7 +227,7 @@ impl Table {
 
 /// Sends a signal to exactly this process: the handle is opened first, then it
 /// is checked that it stands for the process that was looked at.
-pub(super) fn signal(pid: i32, start_ticks: u64, signal: Signal) -> std::io::Result<()> {
+pub(in crate::provider) fn signal(pid: i32, start_ticks: u64, signal: Signal) -> std::io::Result<()> {
     let gone = |e: rustix::io::Errno| {
         if e == rustix::io::Errno::SRCH {
             Ok(())

@@ -1,4 +1,4 @@
-//! Files of the state folder: private, replaced whole.
+//! Files that this computer keeps: private, replaced whole.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
@@ -20,7 +20,7 @@ fn failed(what: &str, path: &Path, e: &std::io::Error) -> ApiError {
 }
 
 /// Makes a folder that only its owner can look into.
-pub(super) fn make_dir(path: &Path) -> Result<(), ApiError> {
+pub(crate) fn make_dir(path: &Path) -> Result<(), ApiError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -30,7 +30,7 @@ pub(super) fn make_dir(path: &Path) -> Result<(), ApiError> {
 
 /// Replaces a file, mode 0600, so that after a crash the old or the new content
 /// is there, whole.
-pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), ApiError> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), ApiError> {
     let folder = path.parent().unwrap_or_else(|| Path::new("."));
     let result = (|| {
         // Made 0600 by the crate.
@@ -46,7 +46,7 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), ApiError> {
 }
 
 /// Reads a file; `None` when there is none.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ApiError> {
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, ApiError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -55,7 +55,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ApiError> {
 }
 
 /// Names in a folder; none when it is not there.
-pub(super) fn list(path: &Path) -> Result<Vec<String>, ApiError> {
+pub(crate) fn list(path: &Path) -> Result<Vec<String>, ApiError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -65,7 +65,7 @@ pub(super) fn list(path: &Path) -> Result<Vec<String>, ApiError> {
 }
 
 /// Removes a folder with all in it; it may be gone.
-pub(super) fn remove_dir(path: &Path) -> Result<(), ApiError> {
+pub(crate) fn remove_dir(path: &Path) -> Result<(), ApiError> {
     match fs::remove_dir_all(path) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),

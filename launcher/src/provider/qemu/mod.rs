@@ -1,0 +1,105 @@
+//! Provider `qemu`: virtual machines on the user's own Linux computer, from a disk
+//! image as clouds have it. Nothing here needs root.
+//!
+//! ```text
+//!                    QEMU of the scheduler                 QEMU of a worker
+//!   laptop           ┌─────────────────────────────┐       ┌──────────────┐
+//!   127.0.0.1:P ────▶│ user network ── hub ── NIC  │       │ NIC          │
+//!   (8785, 8786)     │ 10.89.0.2       │           │       │ 10.89.0.17   │
+//!                    │                 ├───────────┼─ unix─┤              │
+//!                    │                 ├── …       │ socket└──────────────┘
+//!                    └─────────────────────────────┘
+//! ```
+//!
+//! User-mode networks alone do not join machines: each is alone with its gateway,
+//! and Dask's workers fetch data from each other. So there is one network of the
+//! cluster, a hub inside of the scheduler's QEMU. On it are the scheduler, one
+//! user-mode gateway that leads outside and takes the laptop's two ports, and a
+//! Unix socket for each worker's QEMU, plugged in through QMP when it is made. All
+//! machines have one NIC with an address that is known beforehand. The sockets lie
+//! in a folder of the user's own, so nobody else on the computer can join, which a
+//! multicast group on loopback would let them.
+//!
+//! Promises:
+//! - What `tags` are for a cloud is `tags.json` in a machine's folder, written
+//!   before anything else of it.
+//! - Machines outlive the launcher. A machine runs when a process says on its
+//!   command line that it keeps the machine's own pid file; no number alone counts.
+//! - Disks are copies on write; the user's image is only read.
+//! - The secret of user-data is in the machine's seed, 0600, and is overwritten
+//!   there once the machine is a node.
+//!
+//! Linux only; elsewhere every call says so.
+
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
+#[cfg(target_os = "linux")]
+mod linux;
+
+use std::path::PathBuf;
+
+#[cfg(not(target_os = "linux"))]
+pub use elsewhere::Qemu;
+#[cfg(target_os = "linux")]
+pub use linux::Qemu;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bootstrap::UserDataForm;
+
+/// Which way instructions are carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accel {
+    /// KVM where it can be used, else TCG.
+    #[default]
+    Auto,
+    /// KVM.
+    Kvm,
+    /// Translation, everywhere.
+    Tcg,
+}
+
+/// A machine's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Disk in bytes; the part that is not written takes no place.
+    pub disk: u64,
+}
+
+impl Default for Size {
+    /// What Debian and one Dask process live in.
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            memory: 2 << 30,
+            disk: 20 << 30,
+        }
+    }
+}
+
+/// What the provider is given; it reads no environment itself.
+#[derive(Clone, Debug, Default)]
+pub struct QemuSettings {
+    /// Form of user-data.
+    pub form: UserDataForm,
+    /// Folder of all machines.
+    pub base: PathBuf,
+    /// Folder for sockets, with a short path.
+    pub run_base: PathBuf,
+    /// Image that machines start from.
+    pub image: Option<PathBuf>,
+    /// What the image must be: SHA-256, lower-case hex.
+    pub sha256: Option<String>,
+    /// Kernel of an image without a boot loader, and its initial file system.
+    pub kernel: Option<(PathBuf, Option<PathBuf>)>,
+    /// How instructions are carried out.
+    pub accel: Accel,
+    /// The scheduler's machine.
+    pub scheduler: Size,
+    /// A worker's machine.
+    pub worker: Size,
+}
