@@ -79,9 +79,8 @@ async fn upgrade(link: &Link, node: &NodeName, sha256: &str) -> Result<(), Error
     loop {
         // The old agent needs a moment to go.
         tokio::time::sleep(AGAIN).await;
-        let e = match link.post::<_, Done>(&path, &json!({}), REPLACE).await {
-            Ok(_) => return Ok(()),
-            Err(e) => e,
+        let Err(e) = link.post::<_, Done>(&path, &json!({}), REPLACE).await else {
+            return Ok(());
         };
         let waits = matches!(e.code, Code::TooEarly | Code::Unreachable | Code::Deadline);
         if !waits {
