@@ -14,6 +14,7 @@ use crate::hub::server::InstallRequest;
 use crate::identity::Identity;
 use crate::node::session::News;
 use crate::notice::Notice;
+use crate::service::upgrade::Outcome;
 
 /// A byte stream of any kind.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -49,7 +50,7 @@ pub enum Input {
     /// The hub asks Dask's scheduler.
     Call(SchedulerCall),
     /// Another agent is in this one's place, or not; with the command's number.
-    Upgraded(u64, Result<(), ApiError>),
+    Upgraded(u64, Result<Outcome, ApiError>),
     /// A signal.
     Signal(Signal),
     /// The machine's cloud announces something.

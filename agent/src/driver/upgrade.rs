@@ -1,11 +1,11 @@
 //! Another agent in this one's place, as the driver sees it.
 
-use herdsman_wire::ApiError;
+use herdsman_wire::{ApiError, Code};
 use tokio::time::Instant;
 
 use super::install::Source;
 use super::{Driver, Input, Side, spawn_into};
-use crate::service::upgrade;
+use crate::service::upgrade::{self, Outcome};
 
 /// Exit code of an agent that failed its trial.
 const EXIT_FAILED: u8 = 1;
@@ -22,7 +22,6 @@ impl Driver {
             Side::Hub(_) => self.environment_blobs().map(|h| Source::Here(h.blobs.clone())),
         };
         let Some(source) = source else { return };
-        tracing::info!(sha256, "told to make way for another agent");
         let work = async move {
             let outcome = upgrade::replace(&sha256, async |to| source.fetch(&sha256, to).await).await;
             (id, outcome)
@@ -30,10 +29,11 @@ impl Driver {
         spawn_into(self.inputs.clone(), work, |(id, outcome)| Input::Upgraded(id, outcome));
     }
 
-    pub(super) fn on_upgraded(&mut self, id: u64, outcome: Result<(), ApiError>) {
-        let done = outcome.is_ok();
-        if let Err(e) = &outcome {
-            super::tell(e);
+    pub(super) fn on_upgraded(&mut self, id: u64, outcome: Result<Outcome, ApiError>) {
+        let done = matches!(outcome, Ok(Outcome::Replaced));
+        match &outcome {
+            Err(e) if e.code != Code::TooEarly => super::tell(e),
+            _ => {}
         }
         self.answer(id, outcome.err());
         // On its way out anyway: the new one is for the next start.

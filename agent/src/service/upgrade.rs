@@ -24,8 +24,13 @@ use crate::files::{io_error, read_limited, write_atomic};
 pub const PREVIOUS: &str = "/usr/local/bin/herdsman-agent.previous";
 /// The new one while it is fetched.
 const INCOMING: &str = "/usr/local/bin/herdsman-agent.incoming";
-/// How often a program on trial was started; there only during the trial.
+/// How often a program on trial was started, and its SHA-256; there only during
+/// the trial.
 const MARKER: &str = "/var/lib/herdsman/upgrade";
+/// SHA-256 of a program that failed its trial, until somebody was told.
+const FAILED: &str = "/var/lib/herdsman/upgrade-failed";
+/// Largest of these files, bytes.
+const SMALL: usize = 256;
 /// Exit code of an agent that makes way for another one: start it at once.
 pub const EXIT_UPGRADED: u8 = 75;
 /// The hidden subcommand that the old program is started with.
@@ -53,13 +58,57 @@ pub fn confirm() {
     }
 }
 
-/// Puts the program that `fetch` brings to a path in this one's place. To be
-/// followed by exit code [`EXIT_UPGRADED`].
+/// What [`replace`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing: this agent is the wanted one, and its trial is over.
+    Already,
+    /// The other one is in place; exit code [`EXIT_UPGRADED`] starts it.
+    Replaced,
+}
+
+/// Puts the program that `fetch` brings to a path in this one's place. Asked again
+/// for the same one, it says how that went.
 ///
 /// # Errors
 /// [`Code::Usage`] where no service manager would start it, [`Code::Malformed`]
-/// when it is not what was announced or does not run; nothing has changed then.
-pub async fn replace(sha256: &str, fetch: impl AsyncFnOnce(&Path) -> Result<(), ApiError>) -> Result<(), ApiError> {
+/// when it is not what was announced or does not run, [`Code::TooEarly`] while it
+/// is on trial, [`Code::Conflict`], once, when it failed its trial.
+pub async fn replace(
+    sha256: &str,
+    fetch: impl AsyncFnOnce(&Path) -> Result<(), ApiError>,
+) -> Result<Outcome, ApiError> {
+    if let Some(outcome) = earlier(sha256)? {
+        return Ok(outcome);
+    }
+    put(sha256, fetch).await.map(|()| Outcome::Replaced)
+}
+
+/// How an earlier request for the same program went.
+fn earlier(sha256: &str) -> Result<Option<Outcome>, ApiError> {
+    let failed = Path::new(FAILED);
+    if read_limited(failed, SMALL)?.is_some_and(|text| text == sha256.as_bytes()) {
+        let _ = std::fs::remove_file(failed);
+        return Err(ApiError::new(
+            Code::Conflict,
+            "the new agent did not get its node ready; the old one is back",
+        ));
+    }
+    let own = Path::new("/proc/self/exe");
+    let bytes = std::fs::read(own).map_err(|e| io_error("read", own, &e))?;
+    match (hex(&bytes) == sha256, is_on_trial()) {
+        (true, false) => Ok(Some(Outcome::Already)),
+        (true, true) => Err(ApiError::new(Code::TooEarly, "the new agent is on trial")),
+        (false, _) => Ok(None),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+async fn put(sha256: &str, fetch: impl AsyncFnOnce(&Path) -> Result<(), ApiError>) -> Result<(), ApiError> {
     let own = std::fs::read_link("/proc/self/exe").unwrap_or_default();
     if own != Path::new(PROGRAM) {
         return Err(ApiError::new(
@@ -79,7 +128,7 @@ pub async fn replace(sha256: &str, fetch: impl AsyncFnOnce(&Path) -> Result<(), 
         let _ = std::fs::remove_file(previous);
         std::fs::hard_link(PROGRAM, previous).map_err(|e| io_error("write", previous, &e))?;
         // Before the program: a trial without its marker would never end.
-        write_atomic(Path::new(MARKER), b"0")?;
+        write_atomic(Path::new(MARKER), format!("0 {sha256}").as_bytes())?;
         std::fs::rename(incoming, PROGRAM).map_err(|e| io_error("replace", Path::new(PROGRAM), &e))
     }
     .await;
@@ -94,8 +143,7 @@ async fn check(program: &Path, sha256: &str) -> Result<(), ApiError> {
     let bytes = tokio::fs::read(program)
         .await
         .map_err(|e| io_error("read", program, &e))?;
-    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-    let found: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let found = hex(&bytes);
     if found != sha256 {
         return Err(ApiError::new(
             Code::Malformed,
@@ -131,17 +179,21 @@ async fn check(program: &Path, sha256: &str) -> Result<(), ApiError> {
 #[must_use]
 pub fn settle() -> ExitCode {
     let marker = Path::new(MARKER);
-    let Ok(Some(text)) = read_limited(marker, 16) else {
+    let Ok(Some(text)) = read_limited(marker, SMALL) else {
         return ExitCode::SUCCESS;
     };
-    let starts: u32 = String::from_utf8_lossy(&text).trim().parse().unwrap_or(STARTS);
+    let text = String::from_utf8_lossy(&text);
+    let (starts, sha256) = text.split_once(' ').unwrap_or((&text, ""));
+    let starts: u32 = starts.parse().unwrap_or(STARTS);
     let result = if starts < STARTS {
-        write_atomic(marker, (starts + 1).to_string().as_bytes())
+        write_atomic(marker, format!("{} {sha256}", starts + 1).as_bytes())
     } else {
         say(&format!("the new agent failed {starts} times; the old one is back"));
-        std::fs::rename(PREVIOUS, PROGRAM)
-            .and_then(|()| std::fs::remove_file(marker))
-            .map_err(|e| io_error("put back", Path::new(PROGRAM), &e))
+        write_atomic(Path::new(FAILED), sha256.as_bytes()).and_then(|()| {
+            std::fs::rename(PREVIOUS, PROGRAM)
+                .and_then(|()| std::fs::remove_file(marker))
+                .map_err(|e| io_error("put back", Path::new(PROGRAM), &e))
+        })
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

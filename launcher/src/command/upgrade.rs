@@ -18,10 +18,10 @@ use crate::ui::Error;
 const SEND: Duration = Duration::from_secs(600);
 /// A node has looked at its new agent within this.
 const REPLACE: Duration = Duration::from_secs(90);
-/// A node is ready again within this; longer than its agent's own trial.
-const BACK: Duration = Duration::from_secs(150);
-/// Pause between two looks.
-const AGAIN: Duration = Duration::from_millis(500);
+/// A node is ready, or its old agent back, within this: two trials of two minutes.
+const BACK: Duration = Duration::from_secs(300);
+/// Pause between two questions.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(session: &Session, args: &UpgradeArgs) -> Result<(), Error> {
     let program = match &args.agent {
@@ -70,32 +70,30 @@ pub(super) async fn run(session: &Session, args: &UpgradeArgs) -> Result<(), Err
     Err(e)
 }
 
+/// Asks until the node says that it runs this agent: the same request again is
+/// answered by how the first one went.
 async fn upgrade(link: &Link, node: &NodeName, sha256: &str) -> Result<(), Error> {
-    let _: Done = link
-        .post(&format!("/v1/nodes/{node}/upgrade/{sha256}"), &json!({}), REPLACE)
-        .await?;
+    let path = format!("/v1/nodes/{node}/upgrade/{sha256}");
+    let _: Done = link.post(&path, &json!({}), REPLACE).await?;
     let until = Instant::now() + BACK;
-    // The old agent may still be what answers.
-    tokio::time::sleep(AGAIN * 2).await;
     loop {
-        let status = link.get::<ClusterStatus>("/v1/status", SOON).await;
-        let found = status
-            .as_ref()
-            .ok()
-            .and_then(|s| s.nodes.iter().find(|n| n.name == *node));
-        if found.is_some_and(|n| n.state == NodeState::Ready) {
+        // The old agent needs a moment to go.
+        tokio::time::sleep(AGAIN).await;
+        let Err(e) = link.post::<_, Done>(&path, &json!({}), REPLACE).await else {
             return Ok(());
+        };
+        let waits = matches!(e.code, Code::TooEarly | Code::Unreachable | Code::Deadline);
+        if !waits {
+            return Err(e.into());
         }
         if Instant::now() >= until {
-            return Err(Error::new(
-                Code::Deadline,
-                format!(
-                    "not ready within {} s with its new agent; it goes back to the old one",
-                    BACK.as_secs()
-                ),
-            )
-            .with_hint(format!("herdsman logs --agent          shows what {node} says")));
+            let text = format!(
+                "not ready with its new agent within {} s: {}",
+                BACK.as_secs(),
+                e.message
+            );
+            return Err(Error::new(Code::Deadline, text)
+                .with_hint(format!("herdsman logs --agent          shows what {node} says")));
         }
-        tokio::time::sleep(AGAIN).await;
     }
 }
