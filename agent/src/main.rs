@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use herdsman_agent::dask::exec_child;
 use herdsman_agent::logs::LogStore;
-use herdsman_agent::{driver, keeper};
+use herdsman_agent::{driver, firewall, keeper};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -15,7 +15,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 const USAGE: &str = "\
 herdsman-agent: runs inside each machine of a herdsman cluster
 
-usage: herdsman-agent run --config FILE    be the node of a join configuration
+usage: herdsman-agent run --config FILE [--firewall on|off]
+                                           be the node of a join configuration
+       herdsman-agent firewall --show|--allow CIDR|--deny CIDR|--remove
+                                           see and change who may reach this machine
        herdsman-agent keep --dir DIR       keep an agent running where there is no systemd
        herdsman-agent version
 ";
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let verb = args.next().and_then(|v| v.into_string().ok());
     match verb.as_deref() {
         Some("run") => run(args),
+        Some("firewall") => firewall::cli::main(args),
         Some("keep") => keeper::main(args),
         Some(exec_child::SUBCOMMAND) => exec_child::run(),
         Some("version" | "--version" | "-V") => say(&format!(
@@ -49,14 +53,20 @@ fn usage() -> ExitCode {
 }
 
 fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
-    let config = match (args.next(), args.next(), args.next()) {
-        (Some(flag), Some(path), None) if flag == "--config" => PathBuf::from(path),
-        _ => return usage(),
-    };
+    let (mut config, mut wish) = (None, driver::Wish::default());
+    while let Some(flag) = args.next() {
+        match (flag.to_str(), args.next()) {
+            (Some("--config"), Some(path)) => config = Some(PathBuf::from(path)),
+            (Some("--firewall"), Some(on)) if on == "on" => wish = driver::Wish::On,
+            (Some("--firewall"), Some(off)) if off == "off" => wish = driver::Wish::Off,
+            _ => return usage(),
+        }
+    }
+    let Some(config) = config else { return usage() };
     // One thread: an agent waits nearly all of its life, and there is one on
     // every machine.
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(driver::run(&config, log)),
+        Ok(runtime) => runtime.block_on(driver::run(&config, wish, log)),
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "error: no runtime: {e}");
             ExitCode::FAILURE

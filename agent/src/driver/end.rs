@@ -45,11 +45,19 @@ enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct End {
     stage: Stage,
+    /// Dask's process tree is gone, as asked.
+    in_order: bool,
 }
 
 impl End {
     pub(super) const fn has_begun(&self) -> bool {
         !matches!(self.stage, Stage::Running)
+    }
+
+    /// Whether the node ended in order, with its Dask: not for another agent, and
+    /// not for want of certificates.
+    pub(super) const fn is_final(&self) -> bool {
+        self.in_order
     }
 
     pub(super) fn code(&self) -> Option<ExitCode> {
@@ -137,6 +145,7 @@ impl Driver {
 
     pub(super) fn on_ended(&mut self) {
         if matches!(self.end.stage, Stage::Stopping(_)) {
+            self.end.in_order = true;
             self.end.stage = Stage::Gone(0);
         }
     }
@@ -162,6 +171,7 @@ impl Driver {
 
     /// What has to be on its way before the process ends.
     pub(super) async fn before_exit(&mut self) {
+        self.end_firewall();
         self.publish();
         // A last report may still be written to the hub.
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::dask_side::Ready;
 use crate::dask::guard_link::GuardEvent;
 use crate::hub::SchedulerCall;
+use crate::hub::access::Access;
 use crate::hub::server::InstallRequest;
 use crate::identity::Identity;
 use crate::node::session::News;
@@ -47,6 +48,10 @@ pub enum Input {
     Install(InstallRequest),
     /// The hub asks Dask's scheduler.
     Call(SchedulerCall),
+    /// Who may reach this machine changed.
+    Access(Access),
+    /// Somebody changed the machine's packet filter.
+    FirewallTouched,
     /// A signal.
     Signal(Signal),
     /// Dask's process tree is gone, as asked.
@@ -65,6 +70,8 @@ impl std::fmt::Debug for Input {
             Self::Stream(..) => "stream",
             Self::Install(_) => "install",
             Self::Call(_) => "call",
+            Self::Access(_) => "access",
+            Self::FirewallTouched => "firewall",
             Self::Signal(_) => "signal",
             Self::Ended => "ended",
         };

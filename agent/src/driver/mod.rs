@@ -19,6 +19,7 @@ mod certificates;
 mod command;
 mod dask_side;
 mod end;
+mod firewall_side;
 mod hub_side;
 mod input;
 mod install;
@@ -45,6 +46,8 @@ use crate::source;
 
 use certificates::Renewal;
 use end::End;
+pub use firewall_side::Wish;
+use firewall_side::FirewallSide;
 use hub_side::HubSide;
 pub use input::Input;
 use worker_side::WorkerSide;
@@ -74,6 +77,7 @@ pub struct Driver {
     identity: Option<Identity>,
     renewal: Renewal,
     dask: dask_side::DaskSide,
+    firewall: FirewallSide,
     report: watch::Sender<NodeReport>,
     inputs: mpsc::Sender<Input>,
     sampler: Sampler,
@@ -93,7 +97,9 @@ impl std::fmt::Debug for Driver {
 
 /// Runs the node of a join configuration until it ends. `log` is called once,
 /// with the node's logs or, when there can be none, without.
-pub async fn run(config: &Path, log: impl Fn(Option<&LogStore>)) -> ExitCode {
+///
+/// The machine is closed before anything else happens that others could see.
+pub async fn run(config: &Path, wish: Wish, log: impl Fn(Option<&LogStore>)) -> ExitCode {
     let started = Timestamp::now();
     let opened = source::from_file(config).and_then(|join| {
         let unnamed = || "unnamed".parse().map_err(|_| ApiError::new(Code::Internal, "name"));
@@ -109,9 +115,16 @@ pub async fn run(config: &Path, log: impl Fn(Option<&LogStore>)) -> ExitCode {
         }
     };
     log(Some(&logs));
+    let firewall = match FirewallSide::close(wish, &join) {
+        Ok(firewall) => firewall,
+        Err(e) => {
+            tell(&e);
+            return ExitCode::FAILURE;
+        }
+    };
     // A hub that has members comes back when its port is free again.
     let is_new = !crate::hub::Hub::is_installed(&join.paths.state);
-    match Driver::start(join, logs, started).await {
+    match Driver::start(join, logs, firewall, started).await {
         Ok((driver, inputs)) => driver.run(inputs).await,
         Err(e) if is_final(&e) || (is_new && e.code == Code::Port) => refused(&e),
         Err(e) => {
@@ -145,6 +158,7 @@ impl Driver {
     async fn start(
         join: JoinConfig,
         logs: LogStore,
+        firewall: FirewallSide,
         started: Timestamp,
     ) -> Result<(Self, mpsc::Receiver<Input>), ApiError> {
         let store = Store::open(&join)?;
@@ -190,6 +204,7 @@ impl Driver {
             identity: None,
             renewal: Renewal::default(),
             dask,
+            firewall,
             report,
             inputs,
             measured: NodeReport::default(),
@@ -198,6 +213,7 @@ impl Driver {
             end: End::default(),
         };
         input::signals(driver.inputs.clone())?;
+        driver.start_firewall();
         let left = driver.join.deadline.since(now);
         driver.phases.start(PhaseName::Enrol, now, Some(left));
         driver.first_identity().await?;
@@ -218,6 +234,7 @@ impl Driver {
                 _ = tick.tick() => self.tick(),
                 _ = measure.tick() => {
                     self.measured.health = self.sampler.sample();
+                    self.check_firewall();
                     self.publish();
                 }
             }
@@ -239,6 +256,8 @@ impl Driver {
             Input::Stream(request, io) => self.serve_stream(request, io),
             Input::Install(request) => self.on_install(request).await,
             Input::Call(call) => self.on_call(call),
+            Input::Access(access) => self.on_access(access),
+            Input::FirewallTouched => self.check_firewall(),
             Input::Signal(signal) => self.on_signal(signal),
             Input::Ended => self.on_ended(),
         }
@@ -249,6 +268,7 @@ impl Driver {
         let now = Timestamp::now();
         let expired = self.phases.expire(now);
         self.renew_when_due(now);
+        self.take_root_s_wishes();
         self.end_when_due();
         if expired {
             self.on_expired_phase();
@@ -281,6 +301,7 @@ impl Driver {
             dask: self.dask.health(),
             environment: self.dask.environment(),
             crl: self.crl,
+            firewall: self.firewall.report(),
         };
         if report.dask.versions == Some(Versions::default()) {
             report.dask.versions = None;

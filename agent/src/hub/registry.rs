@@ -10,6 +10,8 @@ use herdsman_wire::pki::{CertificateFacts, CrlEntry};
 use herdsman_wire::report::{NodeReport, NodeState, PhaseStatus, WorkerStatus};
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp, limits};
 
+use ipnet::IpNet;
+
 use super::journal::Entry;
 
 /// A node as the hub knows it.
@@ -85,6 +87,8 @@ pub struct Registry {
     pub(super) revoked: BTreeMap<String, Timestamp>,
     /// Serials of people's certificates by person.
     pub(super) people: BTreeMap<String, Vec<(String, Timestamp)>>,
+    /// Networks from which people are let in.
+    pub allowed: BTreeSet<IpNet>,
     /// Number of the last CRL.
     pub crl: u64,
     /// Time of the last CRL.
@@ -168,6 +172,10 @@ impl Registry {
                 self.crl = (*number).max(self.crl);
                 self.crl_at = (*at).max(self.crl_at);
             }
+            Entry::Allowed { add, remove } => {
+                self.allowed.extend(add);
+                self.allowed.retain(|n| !remove.contains(n));
+            }
             Entry::Limits { .. } | Entry::Spec { .. } => {}
         }
     }
@@ -240,6 +248,26 @@ impl Registry {
     pub fn members(&self) -> BTreeSet<IpAddr> {
         let members = self.nodes.values().filter(|n| n.is_member());
         members.filter_map(|n| n.address).collect()
+    }
+
+    /// From where nodes may come that are no members: those that may enrol until
+    /// their bootstrap certificates end, and those that went silent. Also says
+    /// whether some of them may come from anywhere.
+    #[must_use]
+    pub fn joining(&self, now: Timestamp) -> (BTreeSet<IpNet>, bool) {
+        let (mut known, mut unknown) = (BTreeSet::new(), false);
+        for n in self.nodes.values().filter(|n| n.role == Role::Worker) {
+            match (n.state, &n.expected) {
+                (NodeState::Lost, _) => known.extend(n.address.map(IpNet::from)),
+                (NodeState::Expected, Some(e)) if now.since(n.since) <= limits::BOOTSTRAP_LIFE_MAX => {
+                    let address = n.address.or(e.address).filter(|_| !e.any_address);
+                    unknown |= address.is_none();
+                    known.extend(address.map(IpNet::from));
+                }
+                _ => {}
+            }
+        }
+        (known, unknown)
     }
 
     /// A node showed the certificate of this generation, so its answer arrived: it

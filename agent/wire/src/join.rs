@@ -8,6 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, Code};
@@ -53,6 +54,10 @@ pub struct JoinConfig {
     pub paths: Paths,
     /// After this time a node that has not enrolled gives up.
     pub deadline: Timestamp,
+    /// Networks from which a scheduler's agent may be reached before it is
+    /// installed: the owner's. What comes after that, the hub knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<IpNet>,
 }
 
 /// Self-signed roots in PEM. Public.
