@@ -2,7 +2,6 @@
 //! who belongs to its cluster.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use ipnet::IpNet;
 use super::{Driver, Input, Side};
 use crate::firewall::cli::{self, Asked};
 use crate::firewall::{Error, Firewall, News, Policy, Ports};
-use crate::hub::access::Access;
 
 /// Whether there shall be a packet filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +36,9 @@ pub(super) struct FirewallSide {
     run: PathBuf,
     /// Networks that root let in before there was a hub to remember them.
     by_root: BTreeSet<IpNet>,
-    access: Access,
+    /// Whether the hub told this agent who the members are. Until then those
+    /// stay that an earlier agent of this boot knew: Dask runs on between.
+    told: bool,
 }
 
 impl FirewallSide {
@@ -54,7 +54,7 @@ impl FirewallSide {
             },
             run: run.clone(),
             by_root: BTreeSet::new(),
-            access: Access::default(),
+            told: false,
         };
         let machine = join.paths.state == Paths::default().state;
         match wish {
@@ -126,11 +126,6 @@ impl Driver {
         });
     }
 
-    pub(super) fn on_access(&mut self, access: Access) {
-        self.firewall.access = access;
-        self.update_firewall();
-    }
-
     /// What is wanted, from what is known now.
     fn policy(&self) -> Policy {
         let known = self.identity.is_some();
@@ -146,24 +141,37 @@ impl Driver {
             ..Policy::default()
         };
         match &self.side {
-            Side::Hub(side) if side.hub().is_some() => {
-                let access = &self.firewall.access;
-                policy.owners.clone_from(&access.owners);
-                policy.joining.clone_from(&access.joining);
-                policy.members.extend(&access.members);
-            }
-            // Nobody but the owner has business here yet.
-            Side::Hub(_) => {
-                policy.owners = self.join.allow.iter().map(IpNet::trunc).collect();
-                policy.owners.extend(&self.firewall.by_root);
-            }
+            Side::Hub(side) => match side.hub() {
+                Some(hub) => {
+                    let access = hub.access.borrow();
+                    policy.owners.clone_from(&access.owners);
+                    policy.joining.clone_from(&access.joining);
+                    policy.members.extend(&access.members);
+                }
+                // Nobody but the owner has business here yet.
+                None => {
+                    policy.owners = self.join.allow.iter().map(IpNet::trunc).collect();
+                    policy.owners.extend(&self.firewall.by_root);
+                }
+            },
             Side::Worker(_) => {
+                if !self.firewall.told
+                    && let Some(firewall) = &self.firewall.firewall
+                {
+                    policy.members.clone_from(&firewall.policy().members);
+                }
                 let scheduler = self.identity.as_ref().map(|i| i.issued.scheduler.ip());
                 let hub = self.join.hub.map(|h| h.ip());
-                policy.members.extend(scheduler.into_iter().chain(hub).map(|a: IpAddr| a));
+                policy.members.extend(scheduler.into_iter().chain(hub));
             }
         }
         policy
+    }
+
+    /// The hub told who the members are.
+    pub(super) fn on_members(&mut self) {
+        self.firewall.told = true;
+        self.update_firewall();
     }
 
     /// Brings the packet filter to what is known now.
@@ -212,6 +220,7 @@ impl Driver {
         if !failed && self.phases.error_of(PhaseName::Firewall).is_some() {
             self.phases.start(PhaseName::Firewall, Timestamp::now(), None);
             self.update_firewall();
+            self.start_dask_late();
         }
     }
 

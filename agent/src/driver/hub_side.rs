@@ -102,6 +102,7 @@ impl HubSide {
         let hub = Hub::open(join, self.link.clone(), self.stage.live.clone())?;
         hub.issue_crl().await?;
         let _ = self.stage.hub.set(hub.clone());
+        hub.publish_access();
         hub.keep_members_told();
         self.report_access(&hub);
         let clock = Arc::downgrade(&hub);
@@ -121,8 +122,7 @@ impl HubSide {
         access.mark_changed();
         tokio::spawn(async move {
             while access.changed().await.is_ok() {
-                let now = access.borrow_and_update().clone();
-                if inputs.send(Input::Access(now)).await.is_err() {
+                if inputs.send(Input::Access).await.is_err() {
                     return;
                 }
             }

@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 use super::dask_side::Ready;
 use crate::dask::guard_link::GuardEvent;
 use crate::hub::SchedulerCall;
-use crate::hub::access::Access;
 use crate::hub::server::InstallRequest;
 use crate::identity::Identity;
 use crate::node::session::News;
@@ -49,7 +48,7 @@ pub enum Input {
     /// The hub asks Dask's scheduler.
     Call(SchedulerCall),
     /// Who may reach this machine changed.
-    Access(Access),
+    Access,
     /// Somebody changed the machine's packet filter.
     FirewallTouched,
     /// A signal.
@@ -70,7 +69,7 @@ impl std::fmt::Debug for Input {
             Self::Stream(..) => "stream",
             Self::Install(_) => "install",
             Self::Call(_) => "call",
-            Self::Access(_) => "access",
+            Self::Access => "access",
             Self::FirewallTouched => "firewall",
             Self::Signal(_) => "signal",
             Self::Ended => "ended",

@@ -256,7 +256,7 @@ impl Driver {
             Input::Stream(request, io) => self.serve_stream(request, io),
             Input::Install(request) => self.on_install(request).await,
             Input::Call(call) => self.on_call(call),
-            Input::Access(access) => self.on_access(access),
+            Input::Access => self.update_firewall(),
             Input::FirewallTouched => self.check_firewall(),
             Input::Signal(signal) => self.on_signal(signal),
             Input::Ended => self.on_ended(),

@@ -248,6 +248,10 @@ impl News {
     ///
     /// # Errors
     /// When there is no way to the kernel's packet filter.
+    #[expect(
+        deprecated,
+        reason = "what replaces it is unsafe to call; our descriptor is the same and open for as long as it lives"
+    )]
     pub fn open() -> Result<Self, Error> {
         AsyncFd::new(Ear::open()?).map(Self).map_err(Error::Socket)
     }

@@ -33,6 +33,9 @@ mod verify;
 
 pub mod cli;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 
 pub use keep::{Firewall, News, remove};

@@ -80,30 +80,30 @@ fn merged(ranges: impl Iterator<Item = RangeInclusive<u16>>) -> Vec<RangeInclusi
 
 /// What one source may do. A stock Dask scheduler keeps silent connections for
 /// ever, and each handshake costs it about half a millisecond.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limit {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
     /// Connections at once.
-    pub connections: u32,
+    pub(super) connections: u32,
     /// New connections a second, over a longer time.
-    pub per_second: u32,
+    pub(super) per_second: u32,
     /// New connections in a burst.
-    pub burst: u32,
+    pub(super) burst: u32,
 }
 
 /// A laptop: notebooks, tunnels, dashboards.
-pub const OWNER: Limit = Limit {
+pub(super) const OWNER: Limit = Limit {
     connections: 256,
     per_second: 50,
     burst: 200,
 };
 /// A node: up to 50 worker processes that come and go together.
-pub const MEMBER: Limit = Limit {
+pub(super) const MEMBER: Limit = Limit {
     connections: 2048,
     per_second: 200,
     burst: 1000,
 };
 /// New connections a second of all that are no members.
-pub const ALL_OWNERS: Limit = Limit {
+pub(super) const ALL_OWNERS: Limit = Limit {
     connections: 0,
     per_second: 500,
     burst: 1000,

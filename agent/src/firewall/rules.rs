@@ -27,9 +27,9 @@ use ipnet::IpNet;
 use super::policy::{ALL_OWNERS, Limit, MEMBER, OWNER, Policy};
 
 /// Name of our table, of family inet.
-pub const TABLE: &str = "herdsman";
+pub(super) const TABLE: &str = "herdsman";
 /// Before the filters of others, which run at 0, and after connection tracking.
-pub const PRIORITY: i32 = -10;
+pub(super) const PRIORITY: i32 = -10;
 
 /// Addresses at which clouds answer a machine's questions about itself, with its
 /// credentials: the common one, ECS and EKS, Azure, Alibaba.
@@ -51,22 +51,22 @@ const METADATA_6: [Ipv6Addr; 3] = [
 const METADATA_PORTS: [u16; 3] = [53, 67, 123];
 
 /// Names of the counters.
-pub mod counter {
+pub(super) mod counter {
     /// Packets to the cluster's ports from somebody who is not let in.
-    pub const STRANGERS: &str = "strangers";
+    pub(in super::super) const STRANGERS: &str = "strangers";
     /// New connections that came too fast.
-    pub const TOO_FAST: &str = "too_fast";
+    pub(in super::super) const TOO_FAST: &str = "too_fast";
     /// New connections of a source that has too many.
-    pub const TOO_MANY: &str = "too_many";
+    pub(in super::super) const TOO_MANY: &str = "too_many";
     /// Packets to a metadata address.
-    pub const METADATA: &str = "metadata_denied";
+    pub(in super::super) const METADATA: &str = "metadata_denied";
     /// All.
-    pub const ALL: [&str; 4] = [STRANGERS, TOO_FAST, TOO_MANY, METADATA];
+    pub(in super::super) const ALL: [&str; 4] = [STRANGERS, TOO_FAST, TOO_MANY, METADATA];
 }
 
 /// Internet protocol of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(super) enum Family {
     /// Four bytes.
     V4,
     /// Sixteen bytes.
@@ -86,7 +86,7 @@ impl Family {
 
 /// What a set's keys are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
+pub(super) enum Key {
     /// Addresses.
     Address(Family),
     /// Ports.
@@ -95,7 +95,7 @@ pub enum Key {
 
 /// How a set is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fill {
+pub(super) enum Fill {
     /// By us, with single keys.
     Keys,
     /// By us, with ranges.
@@ -109,20 +109,20 @@ pub enum Fill {
 /// A set with what we put into it: ranges from and to, as bytes in network
 /// order; for single keys both are the same. Sorted, without overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Set {
+pub(super) struct Set {
     /// Its name.
-    pub name: String,
+    pub(super) name: String,
     /// Its keys.
-    pub key: Key,
+    pub(super) key: Key,
     /// Who fills it.
-    pub fill: Fill,
+    pub(super) fill: Fill,
     /// What is in it.
-    pub elements: BTreeSet<(Vec<u8>, Vec<u8>)>,
+    pub(super) elements: BTreeSet<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Part of a rule: a condition or what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
+pub(super) enum Part {
     /// Came in by the loopback interface.
     Loopback,
     /// Answers a connection that this machine opened.
@@ -161,16 +161,16 @@ pub enum Part {
 
 /// A rule and why it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub(super) struct Rule {
     /// Its parts, in order.
-    pub parts: Vec<Part>,
+    pub(super) parts: Vec<Part>,
     /// Shown by `nft list`.
-    pub comment: &'static str,
+    pub(super) comment: &'static str,
 }
 
 /// Where a base chain hangs; `enum nf_inet_hooks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
+pub(super) enum Hook {
     /// To this machine.
     Input = 1,
     /// Through this machine.
@@ -181,22 +181,22 @@ pub enum Hook {
 
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
+pub(super) struct Chain {
     /// Its name.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// Where it hangs; absent: others jump to it.
-    pub hook: Option<Hook>,
+    pub(super) hook: Option<Hook>,
     /// Its rules, in order.
-    pub rules: Vec<Rule>,
+    pub(super) rules: Vec<Rule>,
 }
 
 /// The whole table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Sets.
-    pub sets: Vec<Set>,
+    pub(super) sets: Vec<Set>,
     /// Chains; who is jumped to comes before who jumps.
-    pub chains: Vec<Chain>,
+    pub(super) chains: Vec<Chain>,
 }
 
 const TCP: u8 = 6;

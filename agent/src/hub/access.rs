@@ -45,7 +45,7 @@ impl Hub {
     }
 
     /// Tells the packet filter, if there is news.
-    pub(super) fn publish_access(&self) {
+    pub fn publish_access(&self) {
         let now = self.access();
         self.access.send_if_modified(|old| {
             let news = *old != now;
