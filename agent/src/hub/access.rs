@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::core::Hub;
 use super::journal::Entry;
+use super::registry::Unplaced;
 
 /// Who may reach the hub's machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,16 +31,21 @@ impl Hub {
     /// Who may reach the hub's machine now.
     pub fn access(&self) -> Access {
         let registry = self.registry();
-        let (mut joining, unknown) = registry.joining(Timestamp::now());
+        let (mut joining, unplaced) = registry.joining(Timestamp::now());
         let access = Access {
             owners: registry.allowed.clone(),
             members: registry.members(),
             joining: BTreeSet::new(),
         };
         drop(registry);
-        if unknown {
+        // Never the whole world: what was named, else the networks that this
+        // machine itself is in.
+        if unplaced != Unplaced::None {
             let named = self.spec().firewall.join;
-            joining.extend(if named.is_empty() { attached() } else { named });
+            if named.is_empty() && unplaced == Unplaced::Anywhere {
+                joining.extend(attached());
+            }
+            joining.extend(named);
         }
         Access { joining, ..access }
     }

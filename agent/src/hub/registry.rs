@@ -77,6 +77,17 @@ pub(super) struct Spent {
     pub(super) keys: String,
 }
 
+/// Nodes that may enrol and whose address is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unplaced {
+    /// There are none.
+    None,
+    /// Their address is told soon, and they are refused until then anyway.
+    Later,
+    /// It will never be known; they may come from anywhere.
+    Anywhere,
+}
+
 /// All nodes and certificates of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
@@ -252,22 +263,24 @@ impl Registry {
 
     /// From where nodes may come that are no members: those that may enrol until
     /// their bootstrap certificates end, and those that went silent. Also says
-    /// whether some of them may come from anywhere.
+    /// what is known of those whose address is not.
     #[must_use]
-    pub fn joining(&self, now: Timestamp) -> (BTreeSet<IpNet>, bool) {
-        let (mut known, mut unknown) = (BTreeSet::new(), false);
+    pub fn joining(&self, now: Timestamp) -> (BTreeSet<IpNet>, Unplaced) {
+        let (mut known, mut unplaced) = (BTreeSet::new(), Unplaced::None);
         for n in self.nodes.values().filter(|n| n.role == Role::Worker) {
             match (n.state, &n.expected) {
                 (NodeState::Lost, _) => known.extend(n.address.map(IpNet::from)),
                 (NodeState::Expected, Some(e)) if now.since(n.since) <= limits::BOOTSTRAP_LIFE_MAX => {
-                    let address = n.address.or(e.address).filter(|_| !e.any_address);
-                    unknown |= address.is_none();
-                    known.extend(address.map(IpNet::from));
+                    match n.address.or(e.address) {
+                        _ if e.any_address => unplaced = unplaced.max(Unplaced::Anywhere),
+                        None => unplaced = unplaced.max(Unplaced::Later),
+                        Some(address) => drop(known.insert(IpNet::from(address))),
+                    }
                 }
                 _ => {}
             }
         }
-        (known, unknown)
+        (known, unplaced)
     }
 
     /// A node showed the certificate of this generation, so its answer arrived: it

@@ -24,6 +24,8 @@ pub struct Node<'a> {
     pub bootstrap: Bootstrap,
     /// When it gives up.
     pub deadline: Timestamp,
+    /// From where a scheduler's agent may be reached before it is installed.
+    pub allow: &'a [ipnet::IpNet],
 }
 
 /// The join configuration as a machine's file holds it. The only secret in it is
@@ -45,6 +47,7 @@ pub fn join_configuration(node: Node<'_>) -> Result<Secret, ApiError> {
         bootstrap: node.bootstrap,
         paths: node.placement.paths.clone().unwrap_or_default(),
         deadline: node.deadline,
+        allow: node.allow.to_vec(),
     };
     let text =
         serde_json::to_string(&join).map_err(|e| ApiError::new(Code::Internal, format!("join configuration: {e}")))?;
@@ -80,6 +83,7 @@ mod tests {
             roots: &roots.pems,
             bootstrap,
             deadline: now.plus(life),
+            allow: &[],
         })
         .unwrap();
         let join = JoinConfig::parse(text.reveal().as_bytes()).unwrap();

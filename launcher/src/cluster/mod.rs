@@ -20,6 +20,7 @@ mod down;
 mod environment;
 mod install;
 mod names;
+pub mod own_address;
 mod scale;
 mod up;
 mod verdict;

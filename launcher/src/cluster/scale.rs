@@ -164,6 +164,7 @@ async fn grow(
                 key: invitation.key,
             },
             deadline: invitation.not_after,
+            allow: &[],
         })?;
         let mut tags = access.record.tags.clone();
         tags.insert("herdsman-role".to_owned(), Role::Worker.as_str().to_owned());
