@@ -173,5 +173,6 @@ fn report(n: usize, round: u32) -> NodeReport {
         },
         environment: None,
         crl: 1,
+        firewall: herdsman_wire::report::FirewallReport::default(),
     }
 }
