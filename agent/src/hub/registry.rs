@@ -39,7 +39,7 @@ pub struct Node {
     pub workers: BTreeMap<String, WorkerStatus>,
     /// Its agent's release.
     pub agent: String,
-    /// When it turned silent or was removed.
+    /// When it was announced, turned silent or was removed.
     pub since: Timestamp,
 }
 
@@ -206,7 +206,12 @@ impl Registry {
                 old.address = e.address.or(old.address);
                 old.any_address |= e.any_address;
             }
-            slot => *slot = Some(e.clone()),
+            slot => {
+                *slot = Some(e.clone());
+                if n.state == NodeState::Expected {
+                    n.since = now;
+                }
+            }
         }
         self.by_serial.insert(e.serial.clone(), node);
     }
