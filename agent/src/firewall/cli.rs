@@ -21,6 +21,8 @@ usage: herdsman-agent firewall --show             print the rules in force, as `
        herdsman-agent firewall --allow CIDR       let a network in, such as 203.0.113.7/32
        herdsman-agent firewall --deny CIDR        let it in no longer
        herdsman-agent firewall --remove           take the rules away; a running agent puts them back
+       herdsman-agent firewall --render [--allow CIDR]
+                                                  print the rules of a new node, and touch nothing
                           [--run DIR]             the node's folder in memory, /run/herdsman
 ";
 
@@ -63,6 +65,7 @@ impl Asked {
 
 enum Verb {
     Show,
+    Render(Asked),
     Remove,
     Ask(Asked),
 }
@@ -79,6 +82,11 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let (verb, run) = parsed;
     let result = match verb {
         Verb::Show => show(&run),
+        Verb::Render(asked) => {
+            let mut policy = Policy::default();
+            asked.apply(&mut policy);
+            Ok(table(&policy).to_string())
+        }
         Verb::Remove => keep::remove(&run)
             .map(|()| "the rules are taken away\n".to_owned())
             .map_err(|e| error(&e)),
@@ -116,6 +124,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<(Verb, PathBuf)> {
     while let Some(arg) = args.next() {
         match arg?.as_str() {
             "--show" => verb = Some(Verb::Show),
+            "--render" => verb = Some(Verb::Render(Asked::default())),
             "--remove" => verb = Some(Verb::Remove),
             "--allow" => drop(asked.allow.insert(network(&args.next()??)?)),
             "--deny" => drop(asked.deny.insert(network(&args.next()??)?)),
@@ -124,6 +133,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<(Verb, PathBuf)> {
         }
     }
     match (verb, asked == Asked::default()) {
+        (Some(Verb::Render(_)), _) => Some((Verb::Render(asked), run)),
         (Some(verb), true) => Some((verb, run)),
         (None, false) => Some((Verb::Ask(asked), run)),
         _ => None,
@@ -194,6 +204,7 @@ mod tests {
     #[test]
     fn one_wish_at_a_time() {
         assert!(matches!(parsed("--show"), Some((Verb::Show, _))));
+        assert!(matches!(parsed("--render --allow 10.0.0.0/8"), Some((Verb::Render(a), _)) if a.allow.len() == 1));
         assert!(matches!(parsed("--remove --run /x"), Some((Verb::Remove, run)) if run == Path::new("/x")));
         let Some((Verb::Ask(asked), _)) = parsed("--allow 203.0.113.7 --deny 10.1.2.3/8") else {
             panic!()

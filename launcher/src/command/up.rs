@@ -129,6 +129,7 @@ fn firewall(settings: &Settings) -> FirewallSpec {
     FirewallSpec {
         allow: networks.collect(),
         allow_installer: settings.allow.contains(&Allow::Me),
+        join: settings.join.clone(),
         ..FirewallSpec::default()
     }
 }

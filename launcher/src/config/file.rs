@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::choice::{Allow, EnvMode, LocalNetwork, ProviderName, Spot, Wait, WorkerRange};
@@ -149,6 +150,8 @@ table! {
         private: bool,
         /// Who may reach the cluster's ports.
         allow: Vec<Allow>,
+        /// Where nodes come from whose address cannot be known before they enrol.
+        join: Vec<IpNet>,
         /// An existing network, by id or name.
         network: String,
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use herdsman_wire::{ClusterName, Code, Secret};
+use ipnet::IpNet;
 
 use super::check::{self, fault};
 use super::choice::{Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
@@ -86,6 +87,8 @@ pub struct Settings {
     pub insecure: bool,
     /// Who may reach the cluster.
     pub allow: Vec<Allow>,
+    /// Where nodes come from whose address cannot be known before they enrol.
+    pub join: Vec<IpNet>,
     /// Further tags.
     pub tags: BTreeMap<String, String>,
     /// How local nodes are joined.
@@ -139,6 +142,7 @@ impl Settings {
             own,
             insecure: m.insecure.value,
             allow: m.allow.value,
+            join: m.join.map(|s| s.value).unwrap_or_default(),
             tags: m.tags.into_iter().map(|(k, v)| (k, v.value)).collect(),
             local_network: m.local_network.value,
             proxy_command: m.proxy_command.map(|c| c.value.argv().to_vec()),
