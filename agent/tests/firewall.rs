@@ -3,13 +3,20 @@
 //! a thread and goes with it. Needs root; without it each test says that it is
 //! skipped.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test, for a failure is a panic"
+)]
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use herdsman_agent::firewall::{self, Firewall, Policy, Ports};
+use tokio::time::Instant;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -257,7 +264,11 @@ fn each_gets_in_where_he_belongs_and_nowhere_else() {
     assert_eq!(open(&world.joining, "10.0.3.1"), [22, 8785, 9000]);
     let here = open(&world.machine, "127.0.0.1");
     assert_eq!(here, ALL, "the machine itself is not kept out");
-    assert_eq!(open(&world.machine, "10.0.4.1"), ALL, "whatever address of its own it uses");
+    assert_eq!(
+        open(&world.machine, "10.0.4.1"),
+        ALL,
+        "whatever address of its own it uses"
+    );
     let dropped = world.machine.at(move || (firewall.report(), firewall)).0.dropped;
     assert!(dropped.strangers >= 10, "{dropped:?}");
     assert_eq!((dropped.too_fast, dropped.too_many), (0, 0), "{dropped:?}");
@@ -419,8 +430,16 @@ fn other_rule_sets_work_on_and_stay_as_they_were() {
             [true, false, false, false, others],
             "{name}"
         );
-        assert_eq!(fates(&world.owner, "10.0.1.1"), [true, true, true, false, others], "{name}");
-        assert_eq!(fates(&world.member, "10.0.2.1"), [true, true, true, true, others], "{name}");
+        assert_eq!(
+            fates(&world.owner, "10.0.1.1"),
+            [true, true, true, false, others],
+            "{name}"
+        );
+        assert_eq!(
+            fates(&world.member, "10.0.2.1"),
+            [true, true, true, true, others],
+            "{name}"
+        );
         let after = world.machine.at(move || {
             firewall.remove().unwrap();
             ruleset()
@@ -433,7 +452,13 @@ fn other_rule_sets_work_on_and_stay_as_they_were() {
 fn ask_as(uid: u32, to: &str) -> bool {
     let (host, port) = to.rsplit_once(':').unwrap();
     Command::new("/usr/bin/setpriv")
-        .args([&format!("--reuid={uid}"), "--clear-groups", "--", "/usr/bin/timeout", "3"])
+        .args([
+            &format!("--reuid={uid}"),
+            "--clear-groups",
+            "--",
+            "/usr/bin/timeout",
+            "3",
+        ])
         .args(["/bin/bash", "-c", &format!("exec 3<>/dev/tcp/{host}/{port}")])
         .stderr(Stdio::null())
         .status()
@@ -448,7 +473,12 @@ fn the_metadata_service_is_roots_alone() {
     }
     // A container on a bridge of the machine's, and the service behind it.
     let (machine, service, container) = (Place::new(), Place::new(), Place::new());
-    machine.join(&service, "m0", &["169.254.169.1/24", "fd00:ec2::1/64"], &["169.254.169.254/24", "fd00:ec2::254/64"]);
+    machine.join(
+        &service,
+        "m0",
+        &["169.254.169.1/24", "fd00:ec2::1/64"],
+        &["169.254.169.254/24", "fd00:ec2::254/64"],
+    );
     machine.join(&container, "c0", &["172.17.0.1/16"], &["172.17.0.2/16"]);
     service.at(|| {
         serve(&[80, 53]);
@@ -472,7 +502,11 @@ fn the_metadata_service_is_roots_alone() {
         assert!(!machine.at(move || ask_as(uid, "fd00:ec2::254:80")), "uid {uid}");
         assert!(machine.at(move || ask_as(uid, "169.254.169.254:53")), "names are found");
     }
-    assert_ne!(container.at(move || knock(four)), Fate::In, "root in a container is not root");
+    assert_ne!(
+        container.at(move || knock(four)),
+        Fate::In,
+        "root in a container is not root"
+    );
     assert_eq!(container.at(|| knock("169.254.169.254:53")), Fate::In);
     let firewall = machine.at(move || {
         let mut firewall = firewall;

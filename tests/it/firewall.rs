@@ -2,6 +2,7 @@
 //! and how its owner gets in from elsewhere. Nodes have network namespaces of
 //! their own only where the user is root; elsewhere each test says so.
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const ADD: &str = "from dask.distributed import Client; print(Client().submit(su
 fn root() -> bool {
     let is = nix::unistd::geteuid().is_root();
     if !is {
-        eprintln!("skipped: network namespaces need root");
+        let _ = writeln!(std::io::stderr(), "skipped: network namespaces need root");
     }
     is
 }
@@ -54,7 +55,20 @@ impl Stranger {
         };
         let _ = ip(&["netns", "del", &stranger.name]);
         ip(&["netns", "add", &stranger.name])?;
-        ip(&["-n", &bridge, "link", "add", "stranger", "type", "veth", "peer", "name", "eth0", "netns", &stranger.name])?;
+        ip(&[
+            "-n",
+            &bridge,
+            "link",
+            "add",
+            "stranger",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            &stranger.name,
+        ])?;
         ip(&["-n", &bridge, "link", "set", "stranger", "master", "br0", "up"])?;
         ip(&["-n", &stranger.name, "link", "set", "eth0", "up"])?;
         stranger.is_at(address)?;
@@ -64,15 +78,27 @@ impl Stranger {
     /// Has this address and no other from now on.
     fn is_at(&self, address: &str) -> Result<()> {
         ip(&["-n", &self.name, "address", "flush", "dev", "eth0"])?;
-        ip(&["-n", &self.name, "address", "add", &format!("{address}/16"), "dev", "eth0"]).map(|_| ())
+        ip(&[
+            "-n",
+            &self.name,
+            "address",
+            "add",
+            &format!("{address}/16"),
+            "dev",
+            "eth0",
+        ])
+        .map(|_| ())
     }
 
     /// Does something from its place, in a thread.
-    fn thread<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    fn thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<Result<T>> {
         let place = std::fs::File::open(format!("/run/netns/{}", self.name));
         std::thread::spawn(move || {
-            nix::sched::setns(place.unwrap(), nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            work()
+            nix::sched::setns(place?, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
         })
     }
 
@@ -80,7 +106,7 @@ impl Stranger {
     fn open(&self, host: impl Into<IpAddr>, ports: &[u16]) -> Result<Vec<u16>> {
         let (host, ports) = (host.into(), ports.to_vec());
         let scan = self.thread(move || scan(host, &ports));
-        scan.join().map_err(|_| anyhow::anyhow!("the scan died"))
+        scan.join().map_err(|_| anyhow::anyhow!("the scan died"))?
     }
 }
 
@@ -178,9 +204,11 @@ fn a_stranger_finds_nothing_open_before_during_and_after_the_start() -> Result<(
     // And once the agent is gone, and another comes.
     kill_agent(&home, "demo-scheduler")?;
     let enough = rounds.load(Ordering::Relaxed) + 2;
-    wait_for("more scans", || Ok((rounds.load(Ordering::Relaxed) >= enough).then_some(())))?;
+    wait_for("more scans", || {
+        Ok((rounds.load(Ordering::Relaxed) >= enough).then_some(()))
+    })?;
     over.store(true, Ordering::Relaxed);
-    let found = seen.join().map_err(|_| anyhow::anyhow!("the stranger died"))?;
+    let found = seen.join().map_err(|_| anyhow::anyhow!("the stranger died"))??;
     ensure!(found.is_empty(), "open to a stranger: {found:?}");
 
     let every: Vec<u16> = (1..=u16::MAX).collect();
@@ -209,8 +237,12 @@ fn a_stranger_finds_nothing_open_before_during_and_after_the_start() -> Result<(
 
     // Who takes the rules away gets them back.
     ensure!(inside(&home, "demo-w0", "nft", &["flush", "ruleset"])?.code == 0);
-    wait_for("the table to be back", || Ok(table(&home, "demo-w0")?.contains("10.88.0.4").then_some(())))?;
-    wait_for("word of it", || Ok((firewall_of(&home, "demo-w0")?["repaired"] == 1).then_some(())))?;
+    wait_for("the table to be back", || {
+        Ok(table(&home, "demo-w0")?.contains("10.88.0.4").then_some(()))
+    })?;
+    wait_for("word of it", || {
+        Ok((firewall_of(&home, "demo-w0")?["repaired"] == 1).then_some(()))
+    })?;
 
     // A removed node's address is out everywhere, whoever has it next.
     let removed = Instant::now();
@@ -228,7 +260,10 @@ fn a_stranger_finds_nothing_open_before_during_and_after_the_start() -> Result<(
     }
     stranger.is_at("10.88.0.4")?;
     for n in 0..2 {
-        ensure!(stranger.open(address(n), &[8785, 8786, 8788, 8838])?.is_empty(), "node {n}");
+        ensure!(
+            stranger.open(address(n), &[8785, 8786, 8788, 8838])?.is_empty(),
+            "node {n}"
+        );
     }
     home.ok(&["down", "demo", "-y"])?;
     home.assert_clean()
@@ -250,7 +285,9 @@ fn the_owner_comes_from_elsewhere() -> Result<()> {
         Ok(open)
     };
     let becomes = |from: &str, wanted: &[u16]| {
-        wait_for(&format!("{from} to find {wanted:?} open"), || Ok((open(from)? == wanted).then_some(())))
+        wait_for(&format!("{from} to find {wanted:?} open"), || {
+            Ok((open(from)? == wanted).then_some(()))
+        })
     };
     becomes("10.88.99.2", &[8785, 8786])?;
     ensure!(open("10.88.99.9")?.is_empty());
@@ -269,7 +306,11 @@ fn the_owner_comes_from_elsewhere() -> Result<()> {
     home.ok(&["deny", "demo", "10.88.99.9/32"])?;
     becomes("10.88.99.9", &[])?;
     for (args, code, words) in [
-        (&["deny", "demo", "10.88.99.9/32"][..], 3, "10.88.99.9/32 is no network from which"),
+        (
+            &["deny", "demo", "10.88.99.9/32"][..],
+            3,
+            "10.88.99.9/32 is no network from which",
+        ),
         (&["deny", "demo", "me"], 2, "say which network"),
         (&["allow", "demo"], 2, "cannot tell your address"),
         (&["allow", "demo", "none"], 2, "`none` is no network"),
@@ -283,11 +324,19 @@ fn the_owner_comes_from_elsewhere() -> Result<()> {
     let run = run_folder(&home, "demo-scheduler")?;
     let agent = program("herdsman-agent")?;
     let agent = agent.to_str().context("path")?;
-    let ran = inside(&home, "demo-scheduler", agent, &["firewall", "--allow", "10.88.99.10", "--run", &run])?;
+    let ran = inside(
+        &home,
+        "demo-scheduler",
+        agent,
+        &["firewall", "--allow", "10.88.99.10", "--run", &run],
+    )?;
     ensure!(ran.code == 0 && ran.out == "done\n", "{ran:?}");
     becomes("10.88.99.10", &[8785, 8786])?;
     let shown = inside(&home, "demo-scheduler", agent, &["firewall", "--show", "--run", &run])?.out;
-    ensure!(shown.contains("10.88.99.10") && shown.contains("counter strangers"), "{shown}");
+    ensure!(
+        shown.contains("10.88.99.10") && shown.contains("counter strangers"),
+        "{shown}"
+    );
     let audit = trouble::folders(&home, "demo-scheduler");
     let audit = std::fs::read_to_string(audit.first().context("folder")?.join("state/hub/audit.jsonl"))?;
     ensure!(audit.contains("root on the scheduler's machine"), "{audit}");
@@ -295,7 +344,10 @@ fn the_owner_comes_from_elsewhere() -> Result<()> {
     // The hub remembers it.
     kill_agent(&home, "demo-scheduler")?;
     let list = status(&home)?;
-    ensure!(list["allowed"] == serde_json::json!(["10.88.99.0/29", "10.88.99.10/32"]), "{list}");
+    ensure!(
+        list["allowed"] == serde_json::json!(["10.88.99.0/29", "10.88.99.10/32"]),
+        "{list}"
+    );
     becomes("10.88.99.10", &[8785, 8786])?;
     home.ok(&["down", "demo", "-y"])?;
     home.assert_clean()
@@ -315,7 +367,10 @@ fn nodes_that_share_a_network_have_no_filter_and_say_so() -> Result<()> {
     home.ok(&["up", "demo", "--workers", "1", "--local-network", "loopback"])?;
     ensure!(tables()? == before, "the host's own packet filter was touched");
     let told = firewall_of(&home, "demo-scheduler")?;
-    ensure!(told["state"] == "off" && told["why"].as_str().is_some_and(|w| !w.is_empty()), "{told}");
+    ensure!(
+        told["state"] == "off" && told["why"].as_str().is_some_and(|w| !w.is_empty()),
+        "{told}"
+    );
     let said = home.ok(&["allow", "demo", "203.0.113.0/24"])?;
     ensure!(said.err.contains("has no packet filter of ours"), "{said:?}");
     if home.ok(&["status", "demo"])?.out.contains("lets in") {

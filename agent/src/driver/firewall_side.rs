@@ -70,8 +70,11 @@ impl FirewallSide {
         crate::files::make_dir(&run)?;
         let firewall = Firewall::close(&run).map_err(|e| {
             let e = cli::error(&e);
-            ApiError::new(e.code, format!("the machine cannot be closed to strangers: {}", e.message))
-                .with_hint("herdsman-agent run --firewall off      where another wall closes the cluster's ports")
+            ApiError::new(
+                e.code,
+                format!("the machine cannot be closed to strangers: {}", e.message),
+            )
+            .with_hint("herdsman-agent run --firewall off      where another wall closes the cluster's ports")
         })?;
         Ok(Self {
             firewall: Some(firewall),
@@ -98,7 +101,13 @@ impl FirewallSide {
 impl Driver {
     /// Begins to watch over it, with what is known of the cluster.
     pub(super) fn start_firewall(&mut self) {
-        let Some(why) = self.firewall.shown.why.clone().filter(|_| self.firewall.firewall.is_none()) else {
+        let Some(why) = self
+            .firewall
+            .shown
+            .why
+            .clone()
+            .filter(|_| self.firewall.firewall.is_none())
+        else {
             let now = Timestamp::now();
             self.phases.start(PhaseName::Firewall, now, None);
             self.watch_tables();
@@ -229,7 +238,9 @@ impl Driver {
         if self.firewall.firewall.is_none() {
             return;
         }
-        let Some(asked) = Asked::take(&self.firewall.run) else { return };
+        let Some(asked) = Asked::take(&self.firewall.run) else {
+            return;
+        };
         match &self.side {
             Side::Worker(_) => tracing::warn!("firewall: a worker lets in nodes of its cluster only"),
             Side::Hub(side) => match side.hub().cloned() {

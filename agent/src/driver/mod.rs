@@ -46,8 +46,8 @@ use crate::source;
 
 use certificates::Renewal;
 use end::End;
-pub use firewall_side::Wish;
 use firewall_side::FirewallSide;
+pub use firewall_side::Wish;
 use hub_side::HubSide;
 pub use input::Input;
 use worker_side::WorkerSide;

@@ -72,14 +72,10 @@ enum Verb {
 
 /// Runs `herdsman-agent firewall …`.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let parsed = match parse(args) {
-        Some(parsed) => parsed,
-        None => {
-            let _ = std::io::stderr().write_all(USAGE.as_bytes());
-            return ExitCode::from(2);
-        }
+    let Some((verb, run)) = parse(args) else {
+        let _ = std::io::stderr().write_all(USAGE.as_bytes());
+        return ExitCode::from(2);
     };
-    let (verb, run) = parsed;
     let result = match verb {
         Verb::Show => show(&run),
         Verb::Render(asked) => {
@@ -142,7 +138,10 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<(Verb, PathBuf)> {
 
 /// A network, or one address.
 fn network(text: &str) -> Option<IpNet> {
-    let net = text.parse().ok().or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)));
+    let net = text
+        .parse()
+        .ok()
+        .or_else(|| Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?)));
     net.map(|n: IpNet| n.trunc())
 }
 
@@ -152,7 +151,9 @@ pub(crate) fn error(e: &Error) -> ApiError {
     if e.is_permission() {
         return said.with_hint("root, with the capability CAP_NET_ADMIN, may do this");
     }
-    said.with_hint("the kernel needs nf_tables with `ct count` (modules nf_tables, nft_ct, nft_connlimit), Linux 5.4 or newer")
+    said.with_hint(
+        "the kernel needs nf_tables with `ct count` (modules nf_tables, nft_ct, nft_connlimit), Linux 5.4 or newer",
+    )
 }
 
 /// What a running agent has applied, with the counts.
@@ -211,7 +212,13 @@ mod tests {
         };
         assert_eq!(asked.allow, BTreeSet::from(["203.0.113.7/32".parse().unwrap()]));
         assert_eq!(asked.deny, BTreeSet::from(["10.0.0.0/8".parse().unwrap()]));
-        for wrong in ["", "--allow", "--allow example.org", "--show --allow 1.2.3.4", "--surprise"] {
+        for wrong in [
+            "",
+            "--allow",
+            "--allow example.org",
+            "--show --allow 1.2.3.4",
+            "--surprise",
+        ] {
             assert!(parsed(wrong).is_none(), "{wrong}");
         }
     }

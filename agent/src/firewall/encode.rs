@@ -333,7 +333,10 @@ fn compare(m: &mut Message, how: u32, value: &[u8]) {
 
 fn payload(m: &mut Message, base: u32, offset: u32, length: u32) {
     expression(m, "payload", |m| {
-        m.number(1, REGISTER).number(2, base).number(3, offset).number(4, length);
+        m.number(1, REGISTER)
+            .number(2, base)
+            .number(3, offset)
+            .number(4, length);
     });
 }
 

@@ -170,7 +170,11 @@ impl Firewall {
         let messages = encode::whole(&self.table, &comment(&self.table), counts);
         self.socket.batch(messages)?;
         self.seen = verify::read(&mut self.socket, &self.table)?;
-        match self.seen.as_ref().map(|s| s.differs(&self.table, &comment(&self.table))) {
+        match self
+            .seen
+            .as_ref()
+            .map(|s| s.differs(&self.table, &comment(&self.table)))
+        {
             Some(None) => Ok(()),
             // Somebody was quicker; the next check repairs it.
             Some(Some(why)) => {
@@ -226,7 +230,8 @@ fn delete(socket: &mut Socket) -> Result<(), Error> {
 /// An error with its cause, for reports.
 pub(super) fn full(e: &Error) -> String {
     use std::error::Error as _;
-    e.source().map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))
+    e.source()
+        .map_or_else(|| e.to_string(), |cause| format!("{e}: {cause}"))
 }
 
 /// Says of which kind a table is: all of it but what its sets hold. A table of

@@ -104,7 +104,10 @@ impl Socket {
                 Err(e) => return Err(e),
             };
             let mut is_last = false;
-            for m in messages(&answer).iter().filter(|m| (first..=last + 1).contains(&m.number)) {
+            for m in messages(&answer)
+                .iter()
+                .filter(|m| (first..=last + 1).contains(&m.number))
+            {
                 if m.kind != ERROR {
                     continue;
                 }

@@ -361,11 +361,7 @@ fn limited((class, limit): (&str, Limit), all: Option<Limit>) -> Vec<Rule> {
     for f in Family::BOTH {
         let set = format!("{class}_pace{}", f.digit());
         rules.push(rule(
-            vec![
-                Part::TooFast(f, set, limit),
-                Part::Count(counter::TOO_FAST),
-                Part::Drop,
-            ],
+            vec![Part::TooFast(f, set, limit), Part::Count(counter::TOO_FAST), Part::Drop],
             "a source comes too fast",
         ));
     }

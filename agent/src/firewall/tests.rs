@@ -40,7 +40,9 @@ fn policy() -> Policy {
     Policy {
         owners: nets(&["203.0.113.7/32", "203.0.113.8/31", "2001:db8::/48", "198.51.100.0/24"]),
         joining: nets(&["10.1.0.0/16", "10.1.7.0/24"]),
-        members: ["10.0.0.2", "10.0.0.3", "fd00::2"].map(|a| a.parse::<IpAddr>().unwrap()).into(),
+        members: ["10.0.0.2", "10.0.0.3", "fd00::2"]
+            .map(|a| a.parse::<IpAddr>().unwrap())
+            .into(),
         ..Policy::default()
     }
 }
@@ -76,9 +78,8 @@ fn the_kernel_has_what_the_text_says() {
         let by_text = ours();
         nft(&["delete", "table", "inet", "herdsman"], "");
         assert_eq!(shown(&by_netlink), shown(&by_text), "{by_netlink}\n---\n{by_text}");
-        let rules = |t: &str| -> Vec<String> {
-            t.lines().filter(|l| l.contains("comment")).map(str::to_owned).collect()
-        };
+        let rules =
+            |t: &str| -> Vec<String> { t.lines().filter(|l| l.contains("comment")).map(str::to_owned).collect() };
         assert_eq!(rules(&by_netlink), rules(&by_text), "the order of rules");
     }
 }
@@ -102,7 +103,11 @@ fn the_order_of_rules_is_what_protects() {
         }
     }
     let input: Vec<_> = chain("input").rules.iter().map(|r| r.parts[0].clone()).collect();
-    assert_eq!(input, [Part::Loopback, Part::Ports(6, "ports")], "no other port is judged");
+    assert_eq!(
+        input,
+        [Part::Loopback, Part::Ports(6, "ports")],
+        "no other port is judged"
+    );
     assert_eq!(
         last("metadata"),
         [Part::Count("metadata_denied"), Part::Reject],
@@ -123,10 +128,18 @@ fn changes_lead_to_the_same_table_as_a_new_one() {
     let run = tempfile::tempdir().unwrap();
     let mut firewall = Firewall::close(run.path()).unwrap();
     let many = |from: u32, to: u32| Policy {
-        members: (from..to).map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes())).collect(),
+        members: (from..to)
+            .map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes()))
+            .collect(),
         ..policy()
     };
-    for next in [policy(), many(0, 5000), many(100, 5100), many(4999, 5000), Policy::default()] {
+    for next in [
+        policy(),
+        many(0, 5000),
+        many(100, 5100),
+        many(4999, 5000),
+        Policy::default(),
+    ] {
         firewall.apply(next.clone()).unwrap();
         let changed = ours();
         assert_eq!(firewall.check().unwrap(), None, "{changed}");
@@ -216,7 +229,10 @@ fn rules_of_others_stay_as_they_were() {
     let mut firewall = Firewall::close(run.path()).unwrap();
     firewall.apply(policy()).unwrap();
     firewall.check().unwrap();
-    assert!(nft(&["list", "ruleset"], "").starts_with(&before), "ours is behind theirs, whole");
+    assert!(
+        nft(&["list", "ruleset"], "").starts_with(&before),
+        "ours is behind theirs, whole"
+    );
     firewall.remove().unwrap();
     assert_eq!(nft(&["list", "ruleset"], ""), before);
     // Removing what is not there is no error.

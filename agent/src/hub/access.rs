@@ -89,7 +89,10 @@ impl Hub {
         if let Some(missing) = remove.iter().find(|n| !before.contains(n)) {
             return Err(ApiError::new(
                 Code::NotFound,
-                format!("{missing} is no network from which people are let in{}", listed(&before)),
+                format!(
+                    "{missing} is no network from which people are let in{}",
+                    listed(&before)
+                ),
             ));
         }
         let after: BTreeSet<IpNet> = before.union(&add).copied().filter(|n| !remove.contains(n)).collect();
@@ -102,15 +105,14 @@ impl Hub {
         }
         let inside = |list: &BTreeSet<IpNet>| list.iter().any(|n| n.contains(&from));
         if !ask.force && !remove.is_empty() && !self.is_here(from) && !inside(&after) && inside(&before) {
-            return Err(ApiError::new(
-                Code::Conflict,
-                format!("that would shut you out: you come from {from}"),
-            )
-            .with_hint(format!(
-                "herdsman allow {} NETWORK          first, for the place from which you will come",
-                self.name
-            ))
-            .with_hint("the same with --force, if you mean it"));
+            return Err(
+                ApiError::new(Code::Conflict, format!("that would shut you out: you come from {from}"))
+                    .with_hint(format!(
+                        "herdsman allow {} NETWORK          first, for the place from which you will come",
+                        self.name
+                    ))
+                    .with_hint("the same with --force, if you mean it"),
+            );
         }
         if after != before {
             self.change_allowed(who, add, remove).await?;

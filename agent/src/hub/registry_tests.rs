@@ -323,12 +323,18 @@ fn nodes_on_their_way_may_come_from_their_address_and_for_a_while_only() {
 fn networks_are_let_in_and_out_in_order() {
     let nets = |list: &[&str]| -> Vec<IpNet> { list.iter().map(|n| n.parse().unwrap()).collect() };
     let mut r = Registry::default();
-    for (add, remove) in [(&["10.0.0.0/8", "192.0.2.1/32"][..], &[][..]), (&["fd00::/8"], &["10.0.0.0/8"])] {
+    for (add, remove) in [
+        (&["10.0.0.0/8", "192.0.2.1/32"][..], &[][..]),
+        (&["fd00::/8"], &["10.0.0.0/8"]),
+    ] {
         let entry = Entry::Allowed {
             add: nets(add),
             remove: nets(remove),
         };
         r.apply(&entry, NOW);
     }
-    assert_eq!(r.allowed.iter().copied().collect::<Vec<_>>(), nets(&["192.0.2.1/32", "fd00::/8"]));
+    assert_eq!(
+        r.allowed.iter().copied().collect::<Vec<_>>(),
+        nets(&["192.0.2.1/32", "fd00::/8"])
+    );
 }

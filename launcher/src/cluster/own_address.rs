@@ -25,7 +25,7 @@ pub(super) fn networks(spec: &FirewallSpec, placement: &Placement) -> Vec<IpNet>
 #[must_use]
 pub fn towards(target: Option<IpAddr>) -> Option<IpAddr> {
     // An address of the documentation's, for the default route.
-    let target = target.unwrap_or(IpAddr::from([192, 0, 2, 1]));
+    let target = target.unwrap_or(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
     let any: IpAddr = match target {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -206,7 +206,9 @@ fn firewall(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &
     }
     let allowed = super::allow::listed(&status.allowed);
     if status.allowed.iter().any(|n| n.contains(&you)) {
-        report.fine(format!("the firewall lets in {allowed}; this computer comes from {you}"));
+        report.fine(format!(
+            "the firewall lets in {allowed}; this computer comes from {you}"
+        ));
     } else if you.is_loopback() || Some(you) == scheduler.address {
         report.fine(format!(
             "the firewall lets in {allowed}; this computer comes through the scheduler's own machine"

@@ -138,7 +138,10 @@ fn firewall(status: &ClusterStatus) -> String {
         match (f.state, &f.why) {
             (FirewallState::Failed, Some(why)) => out += &format!("{name}: firewall: {why}\n"),
             (FirewallState::On, _) if f.repaired > 0 => {
-                out += &format!("{name}: the firewall was taken away {} times and put back\n", f.repaired);
+                out += &format!(
+                    "{name}: the firewall was taken away {} times and put back\n",
+                    f.repaired
+                );
             }
             _ => {}
         }

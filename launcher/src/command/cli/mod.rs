@@ -14,8 +14,8 @@ use crate::config::{Limit, Period, ProxyCommand};
 pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
 pub use verbs::{
-    AllowArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs, ExtendArgs, LogsArgs,
-    LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs,
+    AllowArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs,
+    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs,
 };
 
 const STYLES: Styles = Styles::styled()
