@@ -54,9 +54,10 @@ impl Firewall {
             counts: BTreeMap::new(),
         };
         let found = verify::read(&mut firewall.socket, &firewall.table)?;
+        let kind = comment(&firewall.table);
         let stays = found
             .as_ref()
-            .is_some_and(|f| f.differs(&firewall.table, &comment(&firewall.table)).is_none());
+            .is_some_and(|f| f.is_of(&kind) && f.differs(&firewall.table, &kind).is_none());
         if found.is_some() {
             firewall.counts = verify::counters(&mut firewall.socket).unwrap_or_default();
         }

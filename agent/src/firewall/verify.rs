@@ -87,7 +87,8 @@ fn elements(a: Attributes<'_>) -> Vec<(Vec<u8>, bool)> {
 impl Found {
     /// Says in which way this is not `wanted`, if it is not.
     pub(super) fn differs(&self, wanted: &Table, comment: &str) -> Option<String> {
-        if self.comment != comment {
+        // Kernels before 5.10 keep no comment of a table.
+        if !self.comment.is_empty() && self.comment != comment {
             return Some("the table is of another kind".into());
         }
         let chains: BTreeSet<_> = wanted
@@ -117,6 +118,11 @@ impl Found {
             }
         }
         None
+    }
+
+    /// Whether the table says that it is of this kind.
+    pub(super) fn is_of(&self, comment: &str) -> bool {
+        self.comment == comment
     }
 
     /// Whether the rules are the same to the last expression.
