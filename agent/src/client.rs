@@ -36,20 +36,16 @@ pub struct HubClient {
 
 type Body = Full<Bytes>;
 
+/// How long the first packet may be on its way before another is sent.
+const FIRST_DIAL: Duration = Duration::from_millis(100);
+
 const WHOM: &str = "the hub";
 
 impl HubClient {
     async fn tls(&self) -> Result<TlsStream<TcpStream>, ApiError> {
         let deadline = tokio::time::sleep(limits::HANDSHAKE);
         let attempt = async {
-            let socket = match self.hub {
-                SocketAddr::V4(_) => TcpSocket::new_v4(),
-                SocketAddr::V6(_) => TcpSocket::new_v6(),
-            }?;
-            if let Some(from) = self.bind {
-                socket.bind(SocketAddr::new(from, 0))?;
-            }
-            let tcp = socket.connect(self.hub).await?;
+            let tcp = self.dial().await?;
             tcp.set_nodelay(true)?;
             let name = ServerName::try_from(self.name.clone())
                 .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
@@ -61,6 +57,26 @@ impl HubClient {
                 Code::Unreachable,
                 format!("{WHOM} at {} does not answer within {} s", self.hub, limits::HANDSHAKE.as_secs()),
             )),
+        }
+    }
+
+    /// A hub that does not know us yet keeps us out without an answer, and learns
+    /// of us soon. The kernel asks again after one second, three, seven; we ask
+    /// anew at once, and then less and less often.
+    async fn dial(&self) -> std::io::Result<TcpStream> {
+        let mut patience = FIRST_DIAL;
+        loop {
+            let socket = match self.hub {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            if let Some(from) = self.bind {
+                socket.bind(SocketAddr::new(from, 0))?;
+            }
+            if let Ok(done) = tokio::time::timeout(patience, socket.connect(self.hub)).await {
+                return done;
+            }
+            patience *= 2;
         }
     }
 

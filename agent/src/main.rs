@@ -9,7 +9,7 @@ use herdsman_agent::dask::exec_child;
 use herdsman_agent::logs::LogStore;
 use herdsman_agent::service::notify::Notifier;
 use herdsman_agent::source::machine::{Found, Host};
-use herdsman_agent::{driver, keeper, service, source};
+use herdsman_agent::{driver, firewall, keeper, service, source};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -18,10 +18,14 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 const USAGE: &str = "\
 herdsman-agent: runs inside each machine of a herdsman cluster
 
-usage: herdsman-agent run                  be the node that this machine is to become:
+usage: herdsman-agent run [--firewall on|off]
+                                           be the node that this machine is to become:
                                            /var/lib/herdsman/join.json, NoCloud, or the
                                            cloud's metadata service; waits for one
-       herdsman-agent run --config FILE    be the node of a join configuration
+       herdsman-agent run --config FILE [--firewall on|off]
+                                           be the node of a join configuration
+       herdsman-agent firewall --show|--allow CIDR|--deny CIDR|--remove
+                                           see and change who may reach this machine
        herdsman-agent install [--root DIR] [--no-start]
                                            make this machine, or an image at DIR, run it as a service
        herdsman-agent keep --dir DIR       keep an agent running where there is no systemd
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         Some("run") => run(args),
         Some(service::upgrade::SETTLE) => service::upgrade::settle(),
         Some("install") => service::main(args),
+        Some("firewall") => firewall::cli::main(args),
         Some("keep") => keeper::main(args),
         Some(exec_child::SUBCOMMAND) => exec_child::run(),
         Some("version" | "--version" | "-V") => say(&format!(
@@ -59,11 +64,15 @@ fn usage() -> ExitCode {
 }
 
 fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
-    let config = match (args.next(), args.next(), args.next()) {
-        (Some(flag), Some(path), None) if flag == "--config" => Some(PathBuf::from(path)),
-        (None, ..) => None,
-        _ => return usage(),
-    };
+    let (mut config, mut wish) = (None, driver::Wish::default());
+    while let Some(flag) = args.next() {
+        match (flag.to_str(), args.next()) {
+            (Some("--config"), Some(path)) => config = Some(PathBuf::from(path)),
+            (Some("--firewall"), Some(on)) if on == "on" => wish = driver::Wish::On,
+            (Some("--firewall"), Some(off)) if off == "off" => wish = driver::Wish::Off,
+            _ => return usage(),
+        }
+    }
     // One thread: an agent waits nearly all of its life, and there is one on
     // every machine.
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -78,10 +87,13 @@ fn run(mut args: impl Iterator<Item = OsString>) -> ExitCode {
                         .set_default();
                     // A wait has no loop that could feed a watchdog.
                     Notifier::of_process().ready("looking for a join configuration", false);
-                    Ok(Host::this().wait().await)
+                    match driver::close(wish) {
+                        Ok(()) => Ok(Host::this().wait().await),
+                        Err(e) => Err(e),
+                    }
                 }
             };
-            driver::run(found, log).await
+            driver::run(found, wish, log).await
         }),
         Err(e) => {
             let _ = writeln!(std::io::stderr(), "error: no runtime: {e}");

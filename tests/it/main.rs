@@ -5,6 +5,7 @@ mod basics;
 mod cluster;
 mod dashboard;
 mod environment;
+mod firewall;
 mod fuzz;
 mod machine;
 mod manual;

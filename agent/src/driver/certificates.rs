@@ -92,6 +92,7 @@ impl Driver {
                 self.crl = self.crl.max(identity.issued.crl_number);
                 self.identity = Some(identity);
                 self.use_identity();
+                self.update_firewall();
                 if first {
                     self.phases.done(PhaseName::Enrol, now);
                     self.start_environment();

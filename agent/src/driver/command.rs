@@ -58,11 +58,13 @@ impl Driver {
                 let members: BTreeSet<IpAddr> = members.into_iter().collect();
                 let gone = self.members.difference(&members).copied().collect();
                 self.members = members;
+                self.on_members();
                 self.cut(gone);
             }
             Down::MembersChanged { joined, left } => {
                 self.members.retain(|m| !left.contains(m));
                 self.members.extend(joined);
+                self.on_members();
                 self.cut(left);
             }
             Down::Registered(true) => self.on_registered(),

@@ -309,12 +309,20 @@ impl Driver {
     fn start_dask(&mut self) {
         let now = Timestamp::now();
         self.phases.start(PhaseName::Dask, now, Some(DASK_WITHIN));
-        match self.dask_process() {
+        match self.is_closed().and_then(|()| self.dask_process()) {
             Ok(spec) => self.dask.control(Control::Start(Box::new(spec))),
             Err(e) => {
                 super::tell(&e);
                 self.phases.fail(PhaseName::Dask, now, e);
             }
+        }
+    }
+
+    /// Starts Dask if it was kept from that while the machine was open.
+    pub(super) fn start_dask_late(&mut self) {
+        let kept = self.phases.error_of(PhaseName::Dask).map(|e| e.code);
+        if kept == Some(Code::Firewall) && self.dask.ready.is_some() && self.is_closed().is_ok() {
+            self.start_dask();
         }
     }
 

@@ -59,6 +59,8 @@ pub(super) struct End {
     for_good: Option<String>,
     /// Somebody else sees to the machine: who sent a signal, or its cloud.
     machine_is_seen_to: bool,
+    /// Dask's process tree is gone, as asked.
+    in_order: bool,
 }
 
 impl End {
@@ -75,6 +77,12 @@ impl End {
             Some(why) if code == EXIT_REFUSED => Over::Refused(why, exit),
             Some(why) => Over::Ended(why, exit),
         })
+    }
+
+    /// Whether the node ended in order, with its Dask: not for another agent, and
+    /// not for want of certificates.
+    pub(super) const fn is_final(&self) -> bool {
+        self.in_order
     }
 
     /// Another agent takes over at once; Dask goes on.
@@ -209,6 +217,7 @@ impl Driver {
 
     pub(super) fn on_ended(&mut self) {
         if matches!(self.end.stage, Stage::Stopping(_)) {
+            self.end.in_order = true;
             self.end.stage = Stage::Gone(0);
         }
     }
@@ -234,6 +243,7 @@ impl Driver {
 
     /// What has to be on its way before the process ends.
     pub(super) async fn before_exit(&mut self) {
+        self.end_firewall();
         self.publish();
         if let Some(approval) = self.approval.take() {
             approval.give().await;

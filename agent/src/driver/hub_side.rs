@@ -36,6 +36,7 @@ pub(super) struct HubSide {
     shown: Arc<SwapIdentity>,
     keys: Option<IssuingKeys>,
     link: SchedulerLink,
+    inputs: mpsc::Sender<Input>,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -73,6 +74,7 @@ impl HubSide {
             shown,
             keys: Some(keys),
             link,
+            inputs: inputs.clone(),
             _stop: stop.clone().drop_guard(),
         };
         if Hub::is_installed(&join.paths.state) {
@@ -100,7 +102,9 @@ impl HubSide {
         let hub = Hub::open(join, self.link.clone(), self.stage.live.clone())?;
         hub.issue_crl().await?;
         let _ = self.stage.hub.set(hub.clone());
+        hub.publish_access();
         hub.keep_members_told();
+        self.report_access(&hub);
         let clock = Arc::downgrade(&hub);
         tokio::spawn(async move {
             while let Some(hub) = clock.upgrade() {
@@ -110,6 +114,19 @@ impl HubSide {
             }
         });
         Ok(hub)
+    }
+
+    /// Tells the driver who may reach this machine, now and with each change.
+    fn report_access(&self, hub: &Arc<Hub>) {
+        let (mut access, inputs) = (hub.access.subscribe(), self.inputs.clone());
+        access.mark_changed();
+        tokio::spawn(async move {
+            while access.changed().await.is_ok() {
+                if inputs.send(Input::Access).await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Shows this certificate in new handshakes.

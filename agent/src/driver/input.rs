@@ -51,6 +51,10 @@ pub enum Input {
     Call(SchedulerCall),
     /// Another agent is in this one's place, or not; with the command's number.
     Upgraded(u64, Result<Outcome, ApiError>),
+    /// Who may reach this machine changed.
+    Access,
+    /// Somebody changed the machine's packet filter.
+    FirewallTouched,
     /// A signal.
     Signal(Signal),
     /// The machine's cloud announces something.
@@ -72,6 +76,8 @@ impl std::fmt::Debug for Input {
             Self::Install(_) => "install",
             Self::Call(_) => "call",
             Self::Upgraded(..) => "upgraded",
+            Self::Access => "access",
+            Self::FirewallTouched => "firewall",
             Self::Signal(_) => "signal",
             Self::Notice(_) => "notice",
             Self::Ended => "ended",

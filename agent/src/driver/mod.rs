@@ -19,6 +19,7 @@ mod certificates;
 mod command;
 mod dask_side;
 mod end;
+mod firewall_side;
 mod hub_side;
 mod input;
 mod install;
@@ -50,6 +51,8 @@ use crate::source::machine::Found;
 
 use certificates::Renewal;
 use end::End;
+use firewall_side::FirewallSide;
+pub use firewall_side::{Wish, close};
 use hub_side::HubSide;
 pub use input::Input;
 use worker_side::WorkerSide;
@@ -79,6 +82,7 @@ pub struct Driver {
     identity: Option<Identity>,
     renewal: Renewal,
     dask: dask_side::DaskSide,
+    firewall: FirewallSide,
     report: watch::Sender<NodeReport>,
     inputs: mpsc::Sender<Input>,
     sampler: Sampler,
@@ -107,7 +111,9 @@ impl std::fmt::Debug for Driver {
 
 /// Runs the node of a join configuration until it ends. `log` is called once,
 /// with the node's logs or, when there can be none, without.
-pub async fn run(found: Result<Found, ApiError>, log: impl Fn(Option<&LogStore>)) -> ExitCode {
+///
+/// The machine is closed before anything else happens that others could see.
+pub async fn run(found: Result<Found, ApiError>, wish: Wish, log: impl Fn(Option<&LogStore>)) -> ExitCode {
     let started = Timestamp::now();
     let opened = found.and_then(|found| {
         let join = &found.join;
@@ -124,11 +130,18 @@ pub async fn run(found: Result<Found, ApiError>, log: impl Fn(Option<&LogStore>)
         }
     };
     log(Some(&logs));
+    let firewall = match FirewallSide::close(wish, &found.join.paths) {
+        Ok(firewall) => firewall,
+        Err(e) => {
+            tell(&e);
+            return ExitCode::FAILURE;
+        }
+    };
     // A hub that has members comes back when its port is free again.
     let join = found.join.clone();
     let is_new = !crate::hub::Hub::is_installed(&join.paths.state);
     let power_off = power::is_wanted(&join.at_end, found.machine.is_some());
-    let over = match Driver::start(found, logs, started).await {
+    let over = match Driver::start(found, logs, firewall, started).await {
         Ok((driver, inputs)) => driver.run(inputs).await,
         Err(e) if is_final(&e) || (is_new && e.code == Code::Port) => {
             let code = refused(&e);
@@ -199,6 +212,7 @@ impl Driver {
     async fn start(
         found: Found,
         logs: LogStore,
+        firewall: FirewallSide,
         started: Timestamp,
     ) -> Result<(Self, mpsc::Receiver<Input>), ApiError> {
         let Found { join, machine } = found;
@@ -246,6 +260,7 @@ impl Driver {
             identity: None,
             renewal: Renewal::default(),
             dask,
+            firewall,
             report,
             inputs,
             measured: NodeReport::default(),
@@ -260,6 +275,7 @@ impl Driver {
         };
         notice::watch(machine.as_ref(), driver.inputs.clone());
         input::signals(driver.inputs.clone())?;
+        driver.start_firewall();
         let left = driver.join.deadline.since(now);
         driver.phases.start(PhaseName::Enrol, now, Some(left));
         driver.first_identity().await?;
@@ -281,6 +297,7 @@ impl Driver {
                 _ = tick.tick() => self.tick(),
                 _ = measure.tick() => {
                     self.measured.health = self.sampler.sample();
+                    self.check_firewall();
                     self.publish();
                 }
             }
@@ -303,6 +320,8 @@ impl Driver {
             Input::Install(request) => self.on_install(request).await,
             Input::Call(call) => self.on_call(call),
             Input::Upgraded(id, outcome) => self.on_upgraded(id, outcome),
+            Input::Access => self.update_firewall(),
+            Input::FirewallTouched => self.check_firewall(),
             Input::Signal(signal) => self.on_signal(signal),
             Input::Notice(notice) => self.on_notice(*notice),
             Input::Ended => self.on_ended(),
@@ -314,6 +333,7 @@ impl Driver {
         let now = Timestamp::now();
         let expired = self.phases.expire(now);
         self.renew_when_due(now);
+        self.take_root_s_wishes();
         self.end_when_due();
         self.end_when_alone();
         self.manager.alive(self.end.has_begun());
@@ -350,6 +370,7 @@ impl Driver {
             environment: self.dask.environment(),
             crl: self.crl,
             notice: self.notice.clone(),
+            firewall: self.firewall.report(),
         };
         self.manager.status(&self.phases.summary());
         if report.dask.versions == Some(Versions::default()) {

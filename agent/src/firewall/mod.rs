@@ -1,38 +1,47 @@
-//! Keeping strangers out: live connections of nodes that are no members any
-//! more are cut here; the packet filter joins them.
+//! Keeping strangers out: one table of the kernel's packet filter, `inet
+//! herdsman`, and the end of live connections of nodes that are no members any
+//! more.
 //!
-//! A certificate on the CRL stops new handshakes only. What is established goes
-//! on until somebody ends it, so that is done in the kernel, whatever program
-//! holds the socket.
+//! ```text
+//! driver ── Policy ──▶ rules (pure) ──▶ encode ──▶ netlink ──▶ kernel
+//!    ▲                    │ text: people             │
+//!    └── FirewallReport ──┴───────── verify ◀────────┘ read back, counters
+//! ```
+//!
+//! Promises:
+//! * Closed before anything listens: [`Firewall::close`] is the agent's first act.
+//! * A change is in force as a whole or not at all; there is no open moment.
+//! * What somebody else takes away (`nft flush ruleset`) is put back.
+//! * Nothing of the host's own rules is touched, and [`remove`] leaves them as
+//!   they were. No other port is ours, SSH's least of all.
+//! * The agent's end leaves the table in force; a machine that runs Dask without
+//!   an agent stays closed.
+//!
+//! The messages are built here, by hand: what the few crates for it lack
+//! (counters as objects, `ct count`, read-back) is more than what they save, and
+//! the tool `nft` and its libraries are not on every machine.
 
 mod destroy;
+mod encode;
+mod keep;
+mod message;
+mod netlink;
+mod policy;
+mod rules;
+mod text;
+mod verify;
+
+pub mod cli;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
 
-/// Ports of a node that belong to the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ports(pub Vec<RangeInclusive<u16>>);
-
-impl Ports {
-    /// The ports that a specification gives to agents and Dask.
-    #[must_use]
-    pub fn of(spec: &herdsman_wire::spec::DaskSpec) -> Self {
-        let each = spec.workers_per_node.max(1) - 1;
-        let range = |first: u16| first..=first.saturating_add(each);
-        let hub = herdsman_wire::limits::AGENT_PORT;
-        Self(vec![
-            hub..=hub,
-            spec.scheduler_port..=spec.scheduler_port,
-            range(spec.worker_port),
-            range(spec.nanny_port),
-        ])
-    }
-
-    fn holds(&self, port: u16) -> bool {
-        self.0.iter().any(|r| r.contains(&port))
-    }
-}
+pub use keep::{Firewall, News, remove};
+pub use netlink::Error;
+pub use policy::{Policy, Ports};
+pub use rules::{Table, table};
 
 /// Cuts all TCP connections of the cluster's ports with these addresses. Without
 /// the right to do so (no root) the certificates alone decide, and it is logged.
@@ -46,25 +55,5 @@ pub fn cut(addresses: &[IpAddr], ports: &Ports) {
         Ok(0) => {}
         Ok(n) => tracing::info!(?addresses, "cut {n} connections of nodes that are no members any more"),
         Err(e) => tracing::debug!(?addresses, "connections cannot be cut here: {e}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_follow_the_specification() {
-        let spec = herdsman_wire::spec::DaskSpec {
-            workers_per_node: 3,
-            ..Default::default()
-        };
-        let ports = Ports::of(&spec);
-        for inside in [8785, 8786, 8788, 8790, 8838, 8840] {
-            assert!(ports.holds(inside), "{inside}");
-        }
-        for outside in [22, 8787, 8791, 8841, 1] {
-            assert!(!ports.holds(outside), "{outside}");
-        }
     }
 }

@@ -32,6 +32,8 @@ pub enum Route {
     Remove,
     /// `POST /v1/revoke`
     Revoke,
+    /// `POST /v1/allow`
+    Allow,
     /// `POST /v1/limits`
     Limits,
     /// `POST /v1/environment`
@@ -91,7 +93,7 @@ impl Caller {
 
 impl Route {
     /// All routes, for the table's test.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Version,
         Self::Csr,
         Self::Install,
@@ -105,6 +107,7 @@ impl Route {
         Self::Retire,
         Self::Remove,
         Self::Revoke,
+        Self::Allow,
         Self::Limits,
         Self::Environment,
         Self::Shutdown,
@@ -136,6 +139,7 @@ impl Route {
             | Self::Retire
             | Self::Remove
             | Self::Revoke
+            | Self::Allow
             | Self::Limits
             | Self::Environment
             | Self::Shutdown
@@ -179,6 +183,7 @@ impl Route {
             ("retire", "") if post => Self::Retire,
             ("remove", "") if post => Self::Remove,
             ("revoke", "") if post => Self::Revoke,
+            ("allow", "") if post => Self::Allow,
             ("limits", "") if post => Self::Limits,
             ("environment", "") if post => Self::Environment,
             ("shutdown", "") if post => Self::Shutdown,

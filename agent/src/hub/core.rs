@@ -18,6 +18,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::access::Access;
 use super::audit::Audit;
 use super::blobs::Blobs;
 use super::decisions::Refusal;
@@ -117,6 +118,8 @@ pub struct Hub {
     view: Mutex<SchedulerView>,
     pub(super) sessions: Sessions,
     pub(super) members: Arc<Members>,
+    /// Who may reach this machine, for its packet filter.
+    pub access: watch::Sender<Access>,
     pub(super) turns: Turns,
     /// When the last CRL was issued; held while the next one is made, so that none
     /// overtakes another.
@@ -168,6 +171,13 @@ impl Hub {
         let mut entries = vec![Entry::Expected {
             nodes: install.expected.clone(),
         }];
+        let allow = &install.spec.firewall.allow;
+        if !allow.is_empty() {
+            entries.push(Entry::Allowed {
+                add: allow.iter().map(ipnet::IpNet::trunc).collect(),
+                remove: Vec::new(),
+            });
+        }
         if let Some(o) = &install.operator {
             entries.push(Entry::Operator {
                 user: o.user.clone(),
@@ -250,6 +260,7 @@ impl Hub {
             }),
             sessions: Sessions::default(),
             members: Arc::default(),
+            access: watch::Sender::default(),
             turns: Turns::default(),
             crl_issued: tokio::sync::Mutex::new(None),
         });
@@ -293,6 +304,9 @@ impl Hub {
         let now = Timestamp::now();
         let mut registry = self.registry();
         entries.iter().for_each(|e| registry.apply(e, now));
+        drop(registry);
+        // Whoever may come in has to get through the packet filter first.
+        self.tell_members();
         Ok(())
     }
 
@@ -398,7 +412,8 @@ impl Hub {
                 },
             );
         }
-        if !lost.is_empty() {
+        // Who did not come in time may not come any more.
+        if !lost.is_empty() || !self.access.borrow().joining.is_empty() {
             self.tell_members();
         }
         let gone = self.registry().gone(now);

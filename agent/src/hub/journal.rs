@@ -86,6 +86,15 @@ pub enum Entry {
         /// New ones.
         limits: EndSpec,
     },
+    /// From where people are let in changed.
+    Allowed {
+        /// Networks that are let in from now on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        add: Vec<ipnet::IpNet>,
+        /// Networks that are let in no longer.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        remove: Vec<ipnet::IpNet>,
+    },
     /// The environment changed.
     Spec {
         /// Holds the new environment and nothing else, least of all secrets.

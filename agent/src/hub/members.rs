@@ -107,6 +107,7 @@ impl Hub {
     }
 
     fn publish_members(&self) {
+        self.publish_access();
         let all = self.registry().members();
         let before = self.members.published.borrow().clone();
         if *before.all == all && before.version > 0 {

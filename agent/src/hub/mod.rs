@@ -18,6 +18,7 @@
 //! * Everything the hub knows survives its restart, because the journal is
 //!   replayed.
 
+pub mod access;
 pub mod admission;
 pub mod audit;
 pub mod authority;

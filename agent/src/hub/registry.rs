@@ -10,6 +10,8 @@ use herdsman_wire::pki::{CertificateFacts, CrlEntry};
 use herdsman_wire::report::{NodeReport, NodeState, PhaseStatus, WorkerStatus};
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp, limits};
 
+use ipnet::IpNet;
+
 use super::journal::Entry;
 
 /// A node as the hub knows it.
@@ -40,7 +42,7 @@ pub struct Node {
     pub workers: BTreeMap<String, WorkerStatus>,
     /// Its agent's release.
     pub agent: String,
-    /// When it turned silent or was removed.
+    /// When it was announced, turned silent or was removed.
     pub since: Timestamp,
 }
 
@@ -79,6 +81,17 @@ pub(super) struct Spent {
     pub(super) keys: String,
 }
 
+/// Nodes that may enrol and whose address is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unplaced {
+    /// There are none.
+    None,
+    /// Their address is told soon, and they are refused until then anyway.
+    Later,
+    /// It will never be known; they may come from anywhere.
+    Anywhere,
+}
+
 /// All nodes and certificates of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
@@ -89,6 +102,8 @@ pub struct Registry {
     pub(super) revoked: BTreeMap<String, Timestamp>,
     /// Serials of people's certificates by person.
     pub(super) people: BTreeMap<String, Vec<(String, Timestamp)>>,
+    /// Networks from which people are let in.
+    pub allowed: BTreeSet<IpNet>,
     /// Number of the last CRL.
     pub crl: u64,
     /// Time of the last CRL.
@@ -172,6 +187,10 @@ impl Registry {
                 self.crl = (*number).max(self.crl);
                 self.crl_at = (*at).max(self.crl_at);
             }
+            Entry::Allowed { add, remove } => {
+                self.allowed.extend(add);
+                self.allowed.retain(|n| !remove.contains(n));
+            }
             Entry::Limits { .. } | Entry::Spec { .. } => {}
         }
     }
@@ -191,7 +210,12 @@ impl Registry {
                 old.address = e.address.or(old.address);
                 old.any_address |= e.any_address;
             }
-            slot => *slot = Some(e.clone()),
+            slot => {
+                *slot = Some(e.clone());
+                if n.state == NodeState::Expected {
+                    n.since = now;
+                }
+            }
         }
         self.by_serial.insert(e.serial.clone(), node);
     }
@@ -244,6 +268,28 @@ impl Registry {
     pub fn members(&self) -> BTreeSet<IpAddr> {
         let members = self.nodes.values().filter(|n| n.is_member());
         members.filter_map(|n| n.address).collect()
+    }
+
+    /// From where nodes may come that are no members: those that may enrol until
+    /// their bootstrap certificates end, and those that went silent. Also says
+    /// what is known of those whose address is not.
+    #[must_use]
+    pub fn joining(&self, now: Timestamp) -> (BTreeSet<IpNet>, Unplaced) {
+        let (mut known, mut unplaced) = (BTreeSet::new(), Unplaced::None);
+        for n in self.nodes.values().filter(|n| n.role == Role::Worker) {
+            match (n.state, &n.expected) {
+                (NodeState::Lost, _) => known.extend(n.address.map(IpNet::from)),
+                (NodeState::Expected, Some(e)) if now.since(n.since) <= limits::BOOTSTRAP_LIFE_MAX => {
+                    match n.address.or(e.address) {
+                        _ if e.any_address => unplaced = unplaced.max(Unplaced::Anywhere),
+                        None => unplaced = unplaced.max(Unplaced::Later),
+                        Some(address) => drop(known.insert(IpNet::from(address))),
+                    }
+                }
+                _ => {}
+            }
+        }
+        (known, unplaced)
     }
 
     /// A node showed the certificate of this generation, so its answer arrived: it

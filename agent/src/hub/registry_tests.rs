@@ -259,3 +259,82 @@ fn an_answer_that_arrived_is_not_given_again() {
     assert_eq!(refused(again(&r)), (Code::Clone, Some("clone")));
     assert!(r.decide_renew(&agent("w0", "a2", 2), ip(2), "k3").is_ok());
 }
+
+#[test]
+fn nodes_on_their_way_may_come_from_their_address_and_for_a_while_only() {
+    let net = |n: u8| IpNet::from(ip(n));
+    let mut r = Registry::default();
+    expect(&mut r, "w0", "s0", Some(ip(2)));
+    expect(&mut r, "w1", "s1", None);
+    assert_eq!(r.joining(NOW), ([net(2)].into(), Unplaced::Later));
+    // Its address becomes known.
+    expect(&mut r, "w1", "s1", Some(ip(3)));
+    assert_eq!(r.joining(NOW), ([net(2), net(3)].into(), Unplaced::None));
+    // Behind a NAT: the address that was given is not the one it comes from.
+    let nodes = vec![Expected {
+        node: name("w2"),
+        serial: "s2".into(),
+        address: Some(ip(9)),
+        any_address: true,
+    }];
+    r.apply(&Entry::Expected { nodes }, NOW);
+    assert_eq!(r.joining(NOW), ([net(2), net(3)].into(), Unplaced::Anywhere));
+    // Who has enrolled comes as a member.
+    enrol(&mut r, "w0", "s0", "k", ip(2));
+    give(&mut r, "w0", "k", 1, ["a", "b"]);
+    assert_eq!(r.members(), [ip(2)].into());
+    assert_eq!(r.joining(NOW).0, [net(3)].into());
+    // No certificate is good any more.
+    let late = NOW.plus(limits::BOOTSTRAP_LIFE_MAX * 2);
+    assert_eq!(r.joining(late), (BTreeSet::new(), Unplaced::None));
+    // A silent node is no member, but must be able to come back.
+    if let Some(n) = r.node_mut(&name("w0")) {
+        n.seen = Some(NOW);
+    }
+    r.mark_silent(late);
+    assert_eq!((r.members(), r.joining(late).0), (BTreeSet::new(), [net(2)].into()));
+    // Who was invited again has time again.
+    r.apply(
+        &Entry::Expected {
+            nodes: vec![Expected {
+                node: name("w1"),
+                serial: "s9".into(),
+                address: Some(ip(7)),
+                any_address: false,
+            }],
+        },
+        late,
+    );
+    assert_eq!(r.joining(late).0, [net(2), net(7)].into());
+    // Whom nobody trusts any more stays out.
+    r.apply(
+        &Entry::Revoked {
+            node: Some(name("w0")),
+            serials: vec!["a".into(), "b".into()],
+            why: String::new(),
+            at: late,
+        },
+        late,
+    );
+    assert_eq!(r.joining(late).0, [net(7)].into());
+}
+
+#[test]
+fn networks_are_let_in_and_out_in_order() {
+    let nets = |list: &[&str]| -> Vec<IpNet> { list.iter().map(|n| n.parse().unwrap()).collect() };
+    let mut r = Registry::default();
+    for (add, remove) in [
+        (&["10.0.0.0/8", "192.0.2.1/32"][..], &[][..]),
+        (&["fd00::/8"], &["10.0.0.0/8"]),
+    ] {
+        let entry = Entry::Allowed {
+            add: nets(add),
+            remove: nets(remove),
+        };
+        r.apply(&entry, NOW);
+    }
+    assert_eq!(
+        r.allowed.iter().copied().collect::<Vec<_>>(),
+        nets(&["192.0.2.1/32", "fd00::/8"])
+    );
+}

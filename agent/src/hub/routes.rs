@@ -93,7 +93,11 @@ async fn route(stage: &Arc<Stage>, peer: &Peer, request: Request<Incoming>) -> A
 }
 
 async fn install(stage: &Stage, peer: &Peer, request: Request<Incoming>) -> Answer {
-    let install: api::Install = body(request, limits::OPERATOR_BODY).await?;
+    let mut install: api::Install = body(request, limits::OPERATOR_BODY).await?;
+    // Only the hub's end sees which address a laptop behind a NAT has.
+    if install.spec.firewall.allow_installer && !peer.from.is_loopback() && peer.from != peer.to {
+        install.spec.firewall.allow.push(ipnet::IpNet::from(peer.from));
+    }
     let (tx, rx) = oneshot::channel();
     let ended = || ApiError::new(Code::Conflict, "this agent is not waiting for an installation");
     stage
@@ -174,6 +178,10 @@ async fn installed(
             }
             json(&api::Done {})
         }
+        Route::Allow => {
+            let ask: api::Allow = body(request, limits::SMALL_BODY).await?;
+            json(&hub.allow(&who, peer.from, &ask).await?)
+        }
         Route::Limits => {
             let ask: api::LimitsChange = body(request, limits::SMALL_BODY).await?;
             hub.change_limits(&ask).await?;
@@ -192,7 +200,10 @@ async fn installed(
             });
             json(&api::Done {})
         }
-        Route::Status => json(&hub.status()),
+        Route::Status => json(&herdsman_wire::report::ClusterStatus {
+            you: Some(peer.from),
+            ..hub.status()
+        }),
         Route::Events => events(hub, request.uri().query().unwrap_or_default()).await,
         Route::Audit => {
             let text = hub.audit.read(limits::OPERATOR_BODY)?;

@@ -31,6 +31,7 @@ impl Hub {
                 .cmp(&b.role)
                 .then_with(|| natural(a.name.as_str(), b.name.as_str()))
         });
+        let allowed = registry.allowed.iter().copied().collect();
         drop(registry);
         let spec = self.spec();
         let mut ending = ending::outlook(&spec.limits, &self.activity());
@@ -55,6 +56,8 @@ impl Hub {
             scheduler_address: format!("{protocol}://{}", self.scheduler),
             environment: spec.environment.id().map(str::to_owned),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            allowed,
+            you: None,
         }
     }
 }

@@ -26,7 +26,7 @@ const STATE_FILE: &str = "keeper-state.json";
 pub struct KeeperConfig {
     /// [`VERSION`].
     pub version: u32,
-    /// The agent's program, started as `PROGRAM run --config FILE`.
+    /// The agent's program, started as `PROGRAM run --config FILE --firewall on|off`.
     pub agent: PathBuf,
     /// The FILE above.
     pub config: PathBuf,

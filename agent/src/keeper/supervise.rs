@@ -273,6 +273,8 @@ fn spawn(config: &KeeperConfig) -> io::Result<Pid> {
         .arg("run")
         .arg("--config")
         .arg(&config.config)
+        // Only in a network of its own a node may close ports.
+        .args(["--firewall", if config.netns.is_some() { "on" } else { "off" }])
         .stdin(Stdio::null())
         .stdout(console.try_clone()?)
         .stderr(console)

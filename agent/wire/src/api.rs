@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ClusterId, NodeName, Role};
@@ -284,6 +285,31 @@ pub struct LimitsChange {
     pub no_client_seconds: Option<u64>,
     /// New end of life counted from now, seconds; 0 switches it off.
     pub lifetime_from_now_seconds: Option<u64>,
+}
+
+/// `POST /v1/allow` by an operator: changes from where people are let in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Allow {
+    /// Networks to let in.
+    pub add: Vec<IpNet>,
+    /// The caller's own address, as the hub sees it, is one of them.
+    pub me: bool,
+    /// Networks to let in no longer.
+    pub remove: Vec<IpNet>,
+    /// Even if that shuts the caller out.
+    pub force: bool,
+}
+
+/// Answer to [`Allow`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowed {
+    /// All networks from which people are let in now.
+    pub allowed: Vec<IpNet>,
+    /// The caller's address as the hub sees it.
+    pub you: IpAddr,
+    /// Whether the scheduler's machine has a packet filter that keeps others out.
+    pub enforced: bool,
 }
 
 /// `POST /v1/nodes/<name>/<restart|renew>` answers with this, as do requests

@@ -93,6 +93,8 @@ codes! {
     Clock => "E-CLOCK", 401;
     /// A port that is needed is taken.
     Port => "E-PORT", 409;
+    /// The machine's packet filter cannot be used.
+    Firewall => "E-FIREWALL", 500;
     /// A peer cannot be reached.
     Unreachable => "E-UNREACHABLE", 502;
     /// Quota or capacity of the provider.

@@ -8,6 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ApiError, Code};
@@ -57,6 +58,10 @@ pub struct JoinConfig {
     /// What becomes of the machine when the node ends.
     #[serde(default, skip_serializing_if = "AtEnd::is_default")]
     pub at_end: AtEnd,
+    /// Networks from which a scheduler's agent may be reached before it is
+    /// installed: the owner's. What comes after that, the hub knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<IpNet>,
 }
 
 /// What a node does when its work is over or nobody can be reached.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
@@ -222,6 +223,52 @@ pub struct NodeReport {
     /// What the node's cloud announced last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub notice: Option<Notice>,
+    /// The packet filter.
+    pub firewall: FirewallReport,
+}
+
+/// The packet filter of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FirewallReport {
+    /// How it is.
+    pub state: FirewallState,
+    /// Why it is off or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// What it kept out.
+    pub dropped: Dropped,
+    /// How often it was put back after somebody else took it away.
+    pub repaired: u64,
+}
+
+/// Whether a packet filter works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FirewallState {
+    /// Not told yet, or by an agent that has none.
+    #[default]
+    Unknown,
+    /// The rules are in force.
+    On,
+    /// There is none, on purpose.
+    Off,
+    /// It cannot be read or changed.
+    Failed,
+}
+
+/// Packets that a node kept out, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dropped {
+    /// From somebody who is not let in.
+    pub strangers: u64,
+    /// New connections that came too fast.
+    pub too_fast: u64,
+    /// New connections of a source that has too many.
+    pub too_many: u64,
+    /// To a metadata address, by others than root.
+    pub metadata: u64,
 }
 
 /// One node in the hub's status.
@@ -324,6 +371,12 @@ pub struct ClusterStatus {
     pub environment: Option<String>,
     /// Version of the hub's agent.
     pub agent_version: String,
+    /// Networks from which people are let in.
+    #[serde(default)]
+    pub allowed: Vec<IpNet>,
+    /// The asker's address as the hub sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub you: Option<IpAddr>,
 }
 
 /// Something that happened, in the order in which it happened.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::environment::IndexCredential;
@@ -23,6 +24,23 @@ pub struct ClusterSpec {
     /// Lives of certificates; tests shorten them.
     #[serde(default)]
     pub lives: Lives,
+    /// What the machines' packet filters let through.
+    #[serde(default)]
+    pub firewall: FirewallSpec,
+}
+
+/// What the machines' packet filters let through, beside the nodes themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FirewallSpec {
+    /// Networks of the owner, from the start on; later the hub has the list.
+    pub allow: Vec<IpNet>,
+    /// The address from which the hub is installed is the owner's too.
+    pub allow_installer: bool,
+    /// Where nodes come from whose address is not known before they enrol.
+    pub join: Vec<IpNet>,
+    /// Dask may ask the cloud's metadata service: a role was asked for.
+    pub metadata: bool,
 }
 
 /// How Dask's processes run.

@@ -60,6 +60,8 @@ pub struct Node<'a> {
     pub bootstrap: Bootstrap,
     /// When it gives up.
     pub deadline: Timestamp,
+    /// From where a scheduler's agent may be reached before it is installed.
+    pub allow: &'a [ipnet::IpNet],
 }
 
 /// The join configuration as a machine's file holds it. The only secret in it is
@@ -82,6 +84,7 @@ pub fn join_configuration(node: Node<'_>) -> Result<Secret, ApiError> {
         paths: node.placement.paths.clone().unwrap_or_default(),
         deadline: node.deadline,
         at_end: AtEnd::default(),
+        allow: node.allow.to_vec(),
     };
     let text =
         serde_json::to_string(&join).map_err(|e| ApiError::new(Code::Internal, format!("join configuration: {e}")))?;

@@ -22,6 +22,7 @@ fn the_agent_reads_what_is_written_and_the_only_key_is_the_bootstrap_key() {
         roots: &roots.pems,
         bootstrap,
         deadline: now.plus(life),
+        allow: &[],
     })
     .unwrap();
     let join = JoinConfig::parse(text.reveal().as_bytes()).unwrap();
@@ -57,6 +58,7 @@ fn boot(mirrors: &[&str], extra: &[&str]) -> (Secret, Boot) {
         roots: &roots.pems,
         bootstrap,
         deadline: now.plus(limits::BOOTSTRAP_LIFE),
+        allow: &[],
     });
     let both = [Arch::Aarch64, Arch::X86_64].map(|a| (a, HASH.parse().unwrap()));
     let boot = Boot {

@@ -12,6 +12,7 @@ use super::access::{self, Access};
 use super::cause;
 use super::install::{Installation, patiently};
 use super::names::{scheduler_name, worker_name};
+use super::own_address;
 use super::{Context, Observe, Step, Wanted};
 use crate::bootstrap::Node;
 use crate::pki::{self, Roots};
@@ -91,6 +92,7 @@ impl Making {
     fn plan(
         &self,
         ctx: &Context,
+        wanted: &Wanted,
         name: NodeName,
         role: Role,
         index: u32,
@@ -99,6 +101,10 @@ impl Making {
         let cluster = &self.record.cluster;
         let now = Timestamp::now();
         let placement = ctx.provider.place(cluster, &name, index)?;
+        let allow = match role {
+            Role::Scheduler => own_address::networks(&wanted.spec.firewall, &placement),
+            Role::Worker => Vec::new(),
+        };
         let (bootstrap, serial) = self.roots.bootstrap(role, &name, now, limits::BOOTSTRAP_LIFE)?;
         let node = Node {
             cluster,
@@ -109,6 +115,7 @@ impl Making {
             roots: &self.roots.pems,
             bootstrap,
             deadline: now.plus(limits::BOOTSTRAP_LIFE),
+            allow: &allow,
         };
         let user_data = ctx.boot.user_data(node, ctx.provider.user_data_form())?;
         let mut tags = self.record.tags.clone();
@@ -139,7 +146,7 @@ impl Making {
         let cluster = self.record.cluster.clone();
         ctx.provider.ensure_network(&cluster, &self.record.tags).await?;
         let name = scheduler_name(&cluster.name).map_err(usage)?;
-        let scheduler = self.plan(ctx, name, Role::Scheduler, 0, None)?;
+        let scheduler = self.plan(ctx, wanted, name, Role::Scheduler, 0, None)?;
         let known = scheduler.placement.address;
         let mut first = vec![scheduler];
         let mut made = Vec::new();
@@ -158,7 +165,7 @@ impl Making {
         let hub = SocketAddr::new(address, limits::AGENT_PORT);
         for number in 0..wanted.workers {
             let name = worker_name(&cluster.name, number).map_err(usage)?;
-            first.push(self.plan(ctx, name, Role::Worker, number + 1, Some(hub))?);
+            first.push(self.plan(ctx, wanted, name, Role::Worker, number + 1, Some(hub))?);
         }
         made.extend(self.create(ctx, &first, see).await?);
         let scheduler = made.iter().find(|(m, _)| m.role == Role::Scheduler).map(|(m, _)| m);

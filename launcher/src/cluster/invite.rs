@@ -79,6 +79,7 @@ pub async fn invite(
             key: invitation.key,
         },
         deadline: invitation.not_after,
+        allow: &[],
     };
     Ok(Stranger {
         user_data: boot.user_data(told, form)?,

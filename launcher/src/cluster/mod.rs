@@ -21,6 +21,7 @@ mod environment;
 mod install;
 mod invite;
 mod names;
+pub mod own_address;
 mod scale;
 mod up;
 mod verdict;

@@ -164,6 +164,7 @@ async fn grow(
                 key: invitation.key,
             },
             deadline: invitation.not_after,
+            allow: &[],
         };
         let user_data = ctx.boot.user_data(node, ctx.provider.user_data_form())?;
         let mut tags = access.record.tags.clone();

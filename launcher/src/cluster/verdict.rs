@@ -93,6 +93,8 @@ mod tests {
             environment: None,
             scheduler_address: String::new(),
             agent_version: String::new(),
+            allowed: Vec::new(),
+            you: None,
         }
     }
 

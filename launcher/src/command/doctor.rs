@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use herdsman_wire::api::VersionReply;
-use herdsman_wire::report::{ClusterStatus, NodeState};
+use herdsman_wire::report::{ClusterStatus, FirewallState, NodeState};
 use herdsman_wire::{Code, Timestamp};
 use serde_json::json;
 
@@ -129,7 +129,14 @@ async fn cluster(session: &Session, name: &herdsman_wire::ClusterName, report: &
     let started = Instant::now();
     let version: VersionReply = match access.link.get("/v1/version", SOON).await {
         Ok(v) => v,
-        Err(e) => return report.error("hub", &e.into()),
+        Err(e) => {
+            let shut_out = matches!(e.code, Code::Unreachable | Code::Deadline);
+            report.error("hub", &e.into());
+            if shut_out && ctx.provider.name() != "local" {
+                moved(access.record.agent, report);
+            }
+            return;
+        }
     };
     report.fine(format!("the hub answers in {}", seconds(started.elapsed())));
     let now = Timestamp::now();
@@ -145,6 +152,7 @@ async fn cluster(session: &Session, name: &herdsman_wire::ClusterName, report: &
     match access.link.get::<ClusterStatus>("/v1/status", SOON).await {
         Ok(status) => {
             nodes(name, &status, report);
+            firewall(name, &status, report);
             report.status = Some(status);
         }
         Err(e) => report.error("status", &e.into()),
@@ -162,6 +170,54 @@ async fn cluster(session: &Session, name: &herdsman_wire::ClusterName, report: &
                 format!("herdsman connect {name}     reaches it through the hub"),
             ),
         }
+    }
+}
+
+/// A hub that does not answer at all may have closed its port to us, because our
+/// address is another one than it was. Nobody outside can tell.
+fn moved(agent: Option<std::net::SocketAddr>, report: &mut Report) {
+    let own = cluster::own_address::towards(agent.map(|a| a.ip()));
+    let own = own.map_or_else(|| "ADDRESS".to_owned(), |a| a.to_string());
+    report.bad(
+        "the scheduler's machine may not let in this computer's present address",
+        format!(
+            "herdsman-agent firewall --allow {own}     as root on the scheduler's machine; behind a NAT the \
+             address that it has outside\n\
+             the same command with --proxy-command \"ssh -W %h:%p HOST\", where HOST is let in"
+        ),
+    );
+}
+
+fn firewall(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut Report) {
+    let scheduler = status.nodes.iter().find(|n| n.role == herdsman_wire::Role::Scheduler);
+    let Some((scheduler, you)) = scheduler.zip(status.you) else {
+        return;
+    };
+    for node in &status.nodes {
+        if let (FirewallState::Failed, Some(why)) = (node.report.firewall.state, &node.report.firewall.why) {
+            report.bad(
+                format!("{}: firewall: {why}", node.name),
+                format!("herdsman logs {name} {}", node.name),
+            );
+        }
+    }
+    if scheduler.report.firewall.state != FirewallState::On {
+        return;
+    }
+    let allowed = super::allow::listed(&status.allowed);
+    if status.allowed.iter().any(|n| n.contains(&you)) {
+        report.fine(format!(
+            "the firewall lets in {allowed}; this computer comes from {you}"
+        ));
+    } else if you.is_loopback() || Some(you) == scheduler.address {
+        report.fine(format!(
+            "the firewall lets in {allowed}; this computer comes through the scheduler's own machine"
+        ));
+    } else {
+        report.bad(
+            format!("the firewall lets in {allowed}, and this computer comes from {you}"),
+            format!("herdsman allow {name}     lets it in for Dask's own connections too"),
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod cli;
 
+mod allow;
 mod completion;
 mod config;
 mod connect;
@@ -94,6 +95,8 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
         Verb::Env(args) => done(env::run(&session, &args).await),
         Verb::Exec(args) => exec::run(&session, &args).await,
         Verb::Remove(args) => done(remove::run(&session, &args).await),
+        Verb::Allow(args) => done(allow::allow(&session, &args).await),
+        Verb::Deny(args) => done(allow::deny(&session, &args).await),
         Verb::Doctor(args) => doctor::run(&session, &args).await,
         Verb::Pkg(verb) => done(pkg::run(&session, &verb).await),
         Verb::Upgrade(args) => done(upgrade::run(&session, &args).await),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use herdsman_wire::report::{ClusterStatus, NodeStatus, Notice, NoticeKind, PhaseStatus};
+use herdsman_wire::report::{ClusterStatus, Dropped, FirewallState, NodeStatus, Notice, NoticeKind, PhaseStatus};
 use herdsman_wire::{Code, Timestamp};
 use serde_json::json;
 
@@ -106,7 +106,46 @@ fn text(record: &Record, status: &ClusterStatus) -> String {
             status.clients
         );
     }
+    out += &firewall(status);
     out += &endings(status);
+    out
+}
+
+/// Who is let in, and how many were kept out. Nothing where there is no packet
+/// filter, which is so on nodes that share this computer's network.
+fn firewall(status: &ClusterStatus) -> String {
+    let reports = || status.nodes.iter().map(|n| (&n.name, &n.report.firewall));
+    let mut out = String::new();
+    if reports().any(|(_, f)| f.state == FirewallState::On) {
+        out += &format!("lets in {}", super::allow::listed(&status.allowed));
+        let sum = |of: fn(&Dropped) -> u64| reports().map(|(_, f)| of(&f.dropped)).sum::<u64>();
+        let kept: Vec<String> = [
+            (sum(|d| d.strangers), "of strangers"),
+            (sum(|d| d.too_fast), "that came too fast"),
+            (sum(|d| d.too_many), "of sources with too many connections"),
+            (sum(|d| d.metadata), "to the metadata service"),
+        ]
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{n} {what}"))
+        .collect();
+        if !kept.is_empty() {
+            out += &format!("; kept out packets: {}", kept.join(", "));
+        }
+        out.push('\n');
+    }
+    for (name, f) in reports() {
+        match (f.state, &f.why) {
+            (FirewallState::Failed, Some(why)) => out += &format!("{name}: firewall: {why}\n"),
+            (FirewallState::On, _) if f.repaired > 0 => {
+                out += &format!(
+                    "{name}: the firewall was taken away {} times and put back\n",
+                    f.repaired
+                );
+            }
+            _ => {}
+        }
+    }
     out
 }
 

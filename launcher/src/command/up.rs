@@ -1,6 +1,6 @@
 //! `herdsman up`.
 
-use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, f64Eq};
+use herdsman_wire::spec::{ClusterSpec, DaskSecurity, DaskSpec, EndSpec, FirewallSpec, f64Eq};
 use herdsman_wire::{Code, Role};
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use super::own;
 use super::packages::{self, Chosen};
 use super::signals::interruptible;
 use crate::cluster::{self, Context, Outcome, Wanted};
-use crate::config::{OwnCertificates, ProviderName, Settings, Wait};
+use crate::config::{Allow, OwnCertificates, ProviderName, Settings, Wait};
 use crate::ui::{Error, Exit, Progress, iso, seconds};
 
 /// Part of `--timeout` that is kept for deleting what did not start.
@@ -106,6 +106,7 @@ fn wanted(session: &Session, settings: &Settings, dask: DaskSpec, chosen: Chosen
             },
             environment: chosen.spec,
             lives: lives(session)?,
+            firewall: firewall(settings),
         },
         blobs: chosen.blobs,
         // What is made is cleaned up before the command's own deadline cuts in.
@@ -117,6 +118,20 @@ fn wanted(session: &Session, settings: &Settings, dask: DaskSpec, chosen: Chosen
         keep_failed: settings.keep_failed,
         tags: settings.tags.clone().into_iter().collect(),
     })
+}
+
+/// Who is let in. Roles of machines are no setting yet: metadata stays closed.
+fn firewall(settings: &Settings) -> FirewallSpec {
+    let networks = settings.allow.iter().filter_map(|a| match a {
+        Allow::Net(net) => Some(*net),
+        Allow::Me | Allow::None => None,
+    });
+    FirewallSpec {
+        allow: networks.collect(),
+        allow_installer: settings.allow.contains(&Allow::Me),
+        join: settings.join.clone(),
+        ..FirewallSpec::default()
+    }
 }
 
 /// Lives of certificates are no setting: only tests shorten them.

@@ -255,6 +255,7 @@ fn without_effect(m: &Merged) -> Vec<String> {
     if m.provider.value == ProviderName::Local {
         note! {
             "place.region" => m.region, "place.zones" => m.zones, "place.network" => m.network,
+            "place.join" => m.join,
             "scheduler.cpu" => m.scheduler.cpu, "scheduler.memory" => m.scheduler.memory,
             "scheduler.type" => m.scheduler.types, "scheduler.disk" => m.scheduler.disk,
             "workers.cpu" => m.worker.cpu, "workers.type" => m.worker.types,

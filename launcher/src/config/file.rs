@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
@@ -156,6 +157,8 @@ table! {
         private: bool,
         /// Who may reach the cluster's ports.
         allow: Vec<Allow>,
+        /// Where nodes come from whose address cannot be known before they enrol.
+        join: Vec<IpNet>,
         /// An existing network, by id or name.
         network: String,
     }

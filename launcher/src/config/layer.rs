@@ -84,6 +84,7 @@ pub(crate) const FLAGS: &[(&str, &str)] = &[
     ("wait", "--wait"),
     ("keep_failed", "--keep-failed"),
     ("place.allow", "--allow"),
+    ("place.join", "--join"),
     ("scheduler.options", "--scheduler-option"),
     ("workers.count", "--workers"),
     ("workers.threads", "--threads"),
@@ -130,6 +131,7 @@ pub(crate) fn of_flags(up: &UpArgs, global: &Global, cwd: &Path) -> Layer {
         ..File::default()
     };
     file.place.allow = given(&up.allow);
+    file.place.join = given(&up.join);
     file.scheduler.options = given(&up.scheduler_option);
     let group = file.workers_mut();
     group.count = up.workers;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
@@ -116,6 +117,7 @@ pub(crate) struct Merged {
     pub(crate) zones: Option<Sourced<Vec<String>>>,
     pub(crate) private: Sourced<bool>,
     pub(crate) allow: Sourced<Vec<Allow>>,
+    pub(crate) join: Option<Sourced<Vec<IpNet>>>,
     pub(crate) network: Option<Sourced<String>>,
     pub(crate) scheduler: MergedMachine,
     pub(crate) scheduler_options: Vec<Sourced<String>>,
@@ -328,6 +330,7 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         zones: m.pick("place.zones", |f| f.place.zones.clone()),
         private: m.pick_or("place.private", |f| f.place.private, false),
         allow: m.pick_or("place.allow", |f| f.place.allow.clone(), vec![defaults::ALLOW]),
+        join: m.pick("place.join", |f| f.place.join.clone()),
         network: m.pick("place.network", |f| f.place.network.clone()),
         scheduler: MergedMachine {
             cpu: m.pick("scheduler.cpu", |f| f.scheduler.cpu),

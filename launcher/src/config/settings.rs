@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use herdsman_wire::{ClusterName, Code, Secret};
+use ipnet::IpNet;
 
 use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
 
@@ -143,6 +144,8 @@ pub struct Settings {
     pub insecure: bool,
     /// Who may reach the cluster.
     pub allow: Vec<Allow>,
+    /// Where nodes come from whose address cannot be known before they enrol.
+    pub join: Vec<IpNet>,
     /// Further tags.
     pub tags: BTreeMap<String, String>,
     /// Where machines get their agent, if the user says so.
@@ -208,6 +211,7 @@ impl Settings {
             own,
             insecure: m.insecure.value,
             allow: m.allow.value,
+            join: m.join.map(|s| s.value).unwrap_or_default(),
             tags: m.tags.into_iter().map(|(k, v)| (k, v.value)).collect(),
             agent_url: m.agent_url.map(|u| u.value).unwrap_or_default(),
             agent_sha256: m.agent_sha256.map(|h| h.value).unwrap_or_default(),

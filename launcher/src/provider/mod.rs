@@ -41,6 +41,8 @@ pub struct Placement {
     pub bind: Option<IpAddr>,
     /// Folders of the node, when not a machine's own.
     pub paths: Option<herdsman_wire::join::Paths>,
+    /// This computer's address as the machine sees it, where the provider knows.
+    pub laptop: Option<IpAddr>,
 }
 
 /// A machine that is wanted.

@@ -62,7 +62,7 @@ pub const fn exit_of(code: Code) -> Exit {
         | Code::Permission => Exit::Forbidden,
         Code::Quota | Code::Busy => Exit::Quota,
         Code::Deadline | Code::TooEarly => Exit::Deadline,
-        Code::Boot | Code::Leftover | Code::Dask => Exit::Partly,
+        Code::Boot | Code::Leftover | Code::Dask | Code::Firewall => Exit::Partly,
         Code::Conflict | Code::Port => Exit::Conflict,
         Code::Declined => Exit::Declined,
         Code::Interrupted => Exit::Interrupted,

@@ -61,6 +61,7 @@ impl Hub {
                 run: folder.path().join(name.as_str()).join("run"),
                 environments: folder.path().join("environments"),
             }),
+            laptop: None,
         };
         let join = |name: &NodeName, role, placement: &Placement| -> Result<(JoinConfig, String)> {
             let (bootstrap, serial) = roots.bootstrap(role, name, now, limits::BOOTSTRAP_LIFE)?;
@@ -73,6 +74,7 @@ impl Hub {
                 roots: &roots.pems,
                 bootstrap,
                 deadline: now.plus(limits::BOOTSTRAP_LIFE),
+                allow: &[],
             })?;
             Ok((JoinConfig::parse(text.reveal().as_bytes())?, serial))
         };

@@ -174,5 +174,6 @@ fn report(n: usize, round: u32) -> NodeReport {
         environment: None,
         crl: 1,
         notice: None,
+        firewall: herdsman_wire::report::FirewallReport::default(),
     }
 }

@@ -10,7 +10,7 @@ const BLOB: &str = "/v1/blobs/00000000000000000000000000000000000000000000000000
 
 /// Every route, and who may use it: operator, worker, scheduler, boot. Written by
 /// hand, apart from the product's own table.
-const TABLE: [(&str, &str, [bool; 4]); 25] = [
+const TABLE: [(&str, &str, [bool; 4]); 26] = [
     ("GET", "/v1/version", [true, true, true, true]),
     ("POST", "/v1/enrol", [false, false, false, true]),
     ("POST", "/v1/renew", [false, true, false, false]),
@@ -27,6 +27,7 @@ const TABLE: [(&str, &str, [bool; 4]); 25] = [
     ("POST", "/v1/retire", [true, false, false, false]),
     ("POST", "/v1/remove", [true, false, false, false]),
     ("POST", "/v1/revoke", [true, false, false, false]),
+    ("POST", "/v1/allow", [true, false, false, false]),
     ("POST", "/v1/limits", [true, false, false, false]),
     ("POST", "/v1/environment", [true, false, false, false]),
     ("POST", "/v1/shutdown", [true, false, false, false]),

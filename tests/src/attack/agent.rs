@@ -35,6 +35,7 @@ pub fn join(
             run: dir.join("run"),
             environments: dir.join("env"),
         }),
+        laptop: None,
     };
     let text = join_configuration(Node {
         cluster,
@@ -45,6 +46,7 @@ pub fn join(
         roots: &roots.pems,
         bootstrap,
         deadline: Timestamp::now().plus(limits::BOOTSTRAP_LIFE),
+        allow: &[],
     })?;
     let path = dir.join("join.json");
     herdsman_agent::files::write_atomic(&path, text.reveal().as_bytes())?;

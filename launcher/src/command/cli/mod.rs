@@ -16,8 +16,9 @@ pub use render::{CloudInitArgs, RenderRole, RenderVerb};
 pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
 pub use verbs::{
-    CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs, ExtendArgs, LogsArgs,
-    LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs, UpgradeArgs,
+    AllowArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs,
+    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs,
+    UpgradeArgs,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -139,6 +140,10 @@ pub enum Verb {
     Exec(ExecArgs),
     /// Take trust away from a node and cut it off within seconds
     Remove(RemoveArgs),
+    /// Let a network reach a cluster
+    Allow(AllowArgs),
+    /// Let a network reach a cluster no longer
+    Deny(DenyArgs),
     /// Find out why something is slow, stuck or out of reach
     Doctor(DoctorArgs),
     /// See what the copied Python environment holds

@@ -82,6 +82,10 @@ pub struct UpArgs {
     /// Who may reach the cluster's ports: me, none, or a network (again for more)
     #[arg(long, value_name = "CIDR|me|none", help_heading = "Security")]
     pub allow: Vec<Allow>,
+    /// Where nodes come from whose address cannot be known before they enrol, as behind a NAT
+    /// (again for more) [default: the networks of the scheduler's machine]
+    #[arg(long, value_name = "CIDR", help_heading = "Security")]
+    pub join: Vec<ipnet::IpNet>,
     /// Certificates of your own for Dask's traffic.
     #[command(flatten)]
     pub tls: TlsArgs,

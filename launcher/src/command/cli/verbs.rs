@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use herdsman_wire::{ClusterName, NodeName};
 
-use crate::config::{Limit, Period};
+use crate::config::{Allow, Limit, Period};
 
 /// Arguments of `down`.
 #[derive(Clone, Debug, Args)]
@@ -201,6 +201,36 @@ pub struct UpgradeArgs {
     /// The agent's program [default: the one beside this launcher]
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
+}
+
+/// Arguments of `allow`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  herdsman allow demo                    the address that this command comes from
+  herdsman allow demo 203.0.113.0/24     a network, for example before you move there
+When your address has changed already, nothing of yours gets in. Then, as root on the scheduler's
+machine (its console, SSH): herdsman-agent firewall --allow ADDRESS; or --proxy-command through
+a computer that is let in.")]
+pub struct AllowArgs {
+    /// Name of the cluster
+    pub name: ClusterName,
+    /// Networks, addresses, or me
+    #[arg(default_value = "me", value_name = "NETWORK")]
+    pub networks: Vec<Allow>,
+}
+
+/// Arguments of `deny`.
+#[derive(Clone, Debug, Args)]
+pub struct DenyArgs {
+    /// Name of the cluster
+    pub name: ClusterName,
+    /// Networks as `herdsman status` shows them
+    #[arg(required = true, value_name = "NETWORK")]
+    pub networks: Vec<Allow>,
+    /// Even if that shuts this computer out
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `doctor`.

@@ -138,6 +138,8 @@ impl Local {
                 run: self.layout.run(&cluster.id, node),
                 environments: self.layout.environments(),
             }),
+            // It comes through the keeper, from the machine itself.
+            laptop: None,
         })
     }
 

@@ -94,6 +94,7 @@ impl Qemu {
         }
         Ok(Placement {
             address: Some(address.into()),
+            laptop: Some(net::GATEWAY.into()),
             ..Placement::default()
         })
     }
