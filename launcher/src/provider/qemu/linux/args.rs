@@ -61,7 +61,13 @@ impl Vm<'_> {
             "-drive",
             &format!("if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={disk}"),
         ]);
-        put(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+        // A kernel of its own takes the first place.
+        let order = if self.image.kernel.is_some() {
+            ""
+        } else {
+            ",bootindex=0"
+        };
+        put(&["-device", &format!("virtio-blk-pci,drive=disk{order}")]);
         let seed = path(&self.files.seed());
         put(&["-drive", &format!("if=none,id=seed,format=raw,readonly=on,file={seed}")]);
         put(&["-device", "virtio-blk-pci,drive=seed"]);
