@@ -7,6 +7,7 @@ mod dashboard;
 mod environment;
 mod fuzz;
 mod manual;
+mod qemu;
 mod settings;
 mod trouble;
 mod user_data;
