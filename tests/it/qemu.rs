@@ -14,7 +14,7 @@ use herdsman_wire::limits::BOOTSTRAP_LIFE;
 const DISK: &str = "HERDSMAN_TEST_DISK";
 
 /// This computer as machines see it.
-const GATEWAY: &str = "10.89.0.2";
+const GATEWAY: &str = "10.0.2.2";
 
 /// Writes distributed and what it needs into an archive.
 const PACK: &str = "
@@ -71,7 +71,7 @@ fn clean(home: &Home) -> Result<()> {
 #[test]
 fn what_is_wrong_with_an_image_is_told_before_a_machine_is_made() -> Result<()> {
     let home = Home::new()?;
-    let agent = "[agent]\nurl = [\"http://10.89.0.2:1/agent\"]\n";
+    let agent = "[agent]\nurl = [\"http://10.0.2.2:1/agent\"]\n";
     let image = home.path().join("image.qcow2");
     let run = |qemu: &str| -> Result<_> {
         project(&home, &format!("{agent}[qemu]\n{qemu}"))?;
@@ -131,7 +131,7 @@ fn machines_without_a_system_are_made_found_and_deleted() -> Result<()> {
     std::fs::File::create(&image)?.set_len(1 << 20)?;
     project(
         &home,
-        "[agent]\nurl = [\"http://10.89.0.2:1/agent\"]\n[scheduler]\nmemory = \"64MiB\"\n[[workers]]\n\
+        "[agent]\nurl = [\"http://10.0.2.2:1/agent\"]\n[scheduler]\nmemory = \"64MiB\"\n[[workers]]\n\
          memory = \"64MiB\"\n[qemu]\nimage = \"image.raw\"\naccel = \"tcg\"\n",
     )?;
     // Nothing boots from an empty disk, so nobody ever answers.
