@@ -9,6 +9,7 @@ mod firewall;
 mod fuzz;
 mod machine;
 mod manual;
+mod qemu;
 mod settings;
 mod sources;
 mod trouble;

@@ -380,3 +380,63 @@ proptest::proptest! {
         proptest::prop_assert_eq!(size.to_string().parse::<Size>(), Ok(size));
     }
 }
+
+#[test]
+fn machines_of_others_have_programs_beside_the_file_and_more_time() {
+    let w = World::new().project(
+        "provider = \"manual\"\n[manual]\ncreate = \"./make --zone 'a b'\"\ndelete = [\"rm-vm\"]\n\
+         scheduler_address = \"10.0.0.5\"\nuser_data_dir = \"out\"\n",
+    );
+    let w = w.up(|f| f.scheduler_address = Some("10.0.0.9".parse().unwrap()));
+    let loaded = w.load().unwrap();
+    let s = &loaded.settings;
+    let make = w.path("work/./make").display().to_string();
+    assert_eq!(s.manual.create, Some(vec![make, "--zone".into(), "a b".into()]));
+    assert_eq!(s.manual.delete, Some(vec!["rm-vm".into()]));
+    assert_eq!(s.manual.list, None);
+    assert_eq!(s.manual.user_data_dir, Some(w.path("work/out")));
+    assert_eq!(s.manual.scheduler_address, Some("10.0.0.9".parse().unwrap()));
+    // A person has to make machines meanwhile.
+    assert_eq!(s.start_timeout.as_secs(), 1200);
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let why = loaded.entries.get("manual.scheduler_address").unwrap();
+    assert_eq!(why.origin.to_string(), "flag --scheduler-address");
+    // Elsewhere the flag has no effect, the table of another provider is fine.
+    let w = w.up(|f| f.provider = Some(ProviderName::Local));
+    let warnings = w.load().unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("manual.scheduler_address has no effect with provider local"));
+}
+
+#[test]
+fn virtual_machines_have_an_image_and_sizes() {
+    let w = World::new().project(
+        "provider = \"qemu\"\n[scheduler]\nmemory = \"1GiB\"\n[[workers]]\ncpu = 3\ndisk = \"40GiB\"\n\
+         [qemu]\nimage = \"images/debian.qcow2\"\naccel = \"tcg\"\n",
+    );
+    let q = w.load().unwrap().settings.qemu;
+    assert_eq!(q.image, Some(w.path("work/images/debian.qcow2")));
+    assert_eq!((q.accel, q.kernel), (Accel::Tcg, None));
+    assert_eq!((q.scheduler.memory, q.scheduler.cpus), (Some(1 << 30), None));
+    assert_eq!((q.worker.cpus, q.worker.disk), (Some(3), Some(40 << 30)));
+}
+
+#[test]
+fn slips_in_tables_of_providers_are_found() {
+    for (text, said) in [
+        ("[manual]\ncraete = \"x\"\n", "did you mean \"create\"?"),
+        ("[manual]\ncreate = \"\"\n", "the program is missing"),
+        (
+            "[manual]\nscheduler_address = \"example.org\"\n",
+            "manual.scheduler_address",
+        ),
+        ("[manual]\nscheduler_address = \"0.0.0.0\"\n", "is no machine's address"),
+        ("[manual]\nform = \"yaml\"\n", "cloud-config"),
+        ("[qemu]\naccel = \"hvf\"\n", "tcg"),
+        ("[qemu]\nsha256 = \"abc\"\n", "64 hexadecimal digits"),
+        ("[env]\nimage_python = \"python3\"\n", "no absolute path"),
+    ] {
+        let e = World::new().project(text).error();
+        assert!(e.contains(said) && e.contains("work/herdsman.toml:2"), "{text}: {e}");
+    }
+}

@@ -2,23 +2,35 @@
 //! image as clouds have it. Nothing here needs root.
 //!
 //! ```text
-//!                    QEMU of the scheduler                 QEMU of a worker
-//!   laptop           ┌─────────────────────────────┐       ┌──────────────┐
-//!   127.0.0.1:P ────▶│ user network ── hub ── NIC  │       │ NIC          │
-//!   (8785, 8786)     │ 10.89.0.2       │           │       │ 10.89.0.17   │
-//!                    │                 ├───────────┼─ unix─┤              │
-//!                    │                 ├── …       │ socket└──────────────┘
-//!                    └─────────────────────────────┘
+//!                    QEMU of the scheduler            QEMU of a worker
+//!   laptop           ┌────────────────────────┐       ┌────────────────────┐
+//!   127.0.0.1:P ────▶│ user network ── eth0   │       │ user network ─ eth0│
+//!   (8785, 8786)     │                        │       │                    │
+//!                    │ hub ─┬── eth1          │       │  eth1              │
+//!                    │      │   10.89.0.16    │       │  10.89.0.17        │
+//!                    │      ├─────────────────┼─ unix ┼──┘                 │
+//!                    │      └── …             │ socket└────────────────────┘
+//!                    └────────────────────────┘
 //! ```
 //!
 //! User-mode networks alone do not join machines: each is alone with its gateway,
-//! and Dask's workers fetch data from each other. So there is one network of the
-//! cluster, a hub inside of the scheduler's QEMU. On it are the scheduler, one
-//! user-mode gateway that leads outside and takes the laptop's two ports, and a
-//! Unix socket for each worker's QEMU, plugged in through QMP when it is made. All
-//! machines have one NIC with an address that is known beforehand. The sockets lie
-//! in a folder of the user's own, so nobody else on the computer can join, which a
-//! multicast group on loopback would let them.
+//! and Dask's workers fetch data from each other. So each machine has two
+//! interfaces. One leads outside, through a user-mode network of its own, for
+//! downloads. The other is on the cluster's network, a hub inside of the
+//! scheduler's QEMU with a Unix socket for each worker's, plugged in through QMP
+//! when it is made; addresses on it are known beforehand. The sockets lie in a
+//! folder of the user's own, so nobody else on the computer can join, which a
+//! multicast group on loopback would let them. The user-mode network must not be
+//! on the hub as well: it answers in the name of every address that it sees
+//! packets for.
+//!
+//! The laptop's two ports lead to the scheduler's address on the cluster's
+//! network, by which Dask goes; it answers for that one on its other interface
+//! too, as Linux does for all addresses of its own.
+//!
+//! Machines reach this computer as 10.0.2.2, services that listen on its loopback
+//! interface only among them. That is how user-mode networks are made: run no
+//! machines of people whom those services must not meet.
 //!
 //! Promises:
 //! - What `tags` are for a cloud is `tags.json` in a machine's folder, written

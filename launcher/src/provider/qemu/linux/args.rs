@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use herdsman_wire::limits;
 
 use super::super::Size;
-use super::net::{DNS, GATEWAY, NETWORK, PREFIX};
 use super::record::{Image, NodeFiles, NodeRecord};
 
 /// What a machine's network is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The scheduler's: it has the hub and the way outside; these ports of the
-    /// loopback interface lead to the agent and to Dask.
+    /// The scheduler's: it has the hub; these ports of the loopback interface lead
+    /// to the agent and to Dask.
     Hub([u16; 2]),
     /// A worker's: a socket that leads to the hub.
     Port(PathBuf),
@@ -61,31 +60,37 @@ impl Vm<'_> {
             "-drive",
             &format!("if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={disk}"),
         ]);
-        put(&["-device", "virtio-blk-pci,drive=disk,bootindex=0"]);
+        // A kernel of its own takes the first place.
+        let order = if self.image.kernel.is_some() {
+            ""
+        } else {
+            ",bootindex=0"
+        };
+        put(&["-device", &format!("virtio-blk-pci,drive=disk{order}")]);
         let seed = path(&self.files.seed());
         put(&["-drive", &format!("if=none,id=seed,format=raw,readonly=on,file={seed}")]);
         put(&["-device", "virtio-blk-pci,drive=seed"]);
+        // The way outside, of its own: 10.0.2.0/24, with this computer at .2.
+        let mut user = "user,id=outside,ipv6=off".to_owned();
         match &self.place {
             Place::Hub(ports) => {
                 let inner = [limits::AGENT_PORT, limits::SCHEDULER_PORT];
-                let mut user = format!("user,id=outside,ipv6=off,net={NETWORK}/{PREFIX},host={GATEWAY},dns={DNS}");
                 for (outer, inner) in ports.iter().zip(inner) {
                     user += &format!(",hostfwd=tcp:127.0.0.1:{outer}-{}:{inner}", self.record.address);
                 }
-                put(&["-netdev", &user]);
-                put(&["-netdev", "hubport,id=gate,hubid=0,netdev=outside"]);
-                put(&["-netdev", "hubport,id=net,hubid=0"]);
+                put(&["-netdev", &user, "-netdev", "hubport,id=cluster,hubid=0"]);
             }
             Place::Port(socket) => put(&[
                 "-netdev",
-                &format!("stream,id=net,server=off,addr.type=unix,addr.path={}", path(socket)),
+                &user,
+                "-netdev",
+                &format!("stream,id=cluster,server=off,addr.type=unix,addr.path={}", path(socket)),
             ]),
         }
-        // Without its boot ROM: no machine starts from the network.
-        put(&[
-            "-device",
-            &format!("virtio-net-pci,netdev=net,romfile=,mac={}", self.record.mac()),
-        ]);
+        // Without their boot ROMs: no machine starts from the network.
+        for (netdev, mac) in [("outside", self.record.outside_mac()), ("cluster", self.record.mac())] {
+            put(&["-device", &format!("virtio-net-pci,netdev={netdev},romfile=,mac={mac}")]);
+        }
         if let Some((kernel, initrd)) = &self.image.kernel {
             put(&["-kernel"]);
             all.push(kernel.into());
@@ -160,10 +165,10 @@ mod tests {
         -device virtio-blk-pci,drive=disk,bootindex=0
         -drive if=none,id=seed,format=raw,readonly=on,file=/state,,odd/n/seed.iso
         -device virtio-blk-pci,drive=seed
-        -netdev user,id=outside,ipv6=off,net=10.89.0.0/16,host=10.89.0.2,dns=10.89.0.3,hostfwd=tcp:127.0.0.1:1785-10.89.0.16:8785,hostfwd=tcp:127.0.0.1:1786-10.89.0.16:8786
-        -netdev hubport,id=gate,hubid=0,netdev=outside
-        -netdev hubport,id=net,hubid=0
-        -device virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:00
+        -netdev user,id=outside,ipv6=off,hostfwd=tcp:127.0.0.1:1785-10.89.0.16:8785,hostfwd=tcp:127.0.0.1:1786-10.89.0.16:8786
+        -netdev hubport,id=cluster,hubid=0
+        -device virtio-net-pci,netdev=outside,romfile=,mac=52:54:00:80:00:00
+        -device virtio-net-pci,netdev=cluster,romfile=,mac=52:54:00:00:00:00
         -chardev file,id=console,append=on,path=/state,,odd/n/console.log
         -serial chardev:console
         -qmp unix:/run/q,server=on,wait=off
@@ -177,7 +182,7 @@ mod tests {
         let record = record("demo-w0", 1);
         let text = line(&record, Place::Port("/run/a,b/n1".into()), false, true);
         assert!(
-            text.contains("\n-netdev stream,id=net,server=off,addr.type=unix,addr.path=/run/a,,b/n1\n"),
+            text.contains("\n-netdev stream,id=cluster,server=off,addr.type=unix,addr.path=/run/a,,b/n1\n"),
             "{text}"
         );
         assert!(!text.contains("hostfwd") && !text.contains("hubport"), "{text}");

@@ -40,6 +40,10 @@ impl Qemu {
         for role in [Role::Scheduler, Role::Worker] {
             let wanted = machines.iter().enumerate().filter(|(_, m)| m.role == role);
             let work: Vec<_> = wanted.map(|(i, spec)| self.indexed(i, &record, spec)).collect();
+            // Only the scheduler's can be there already.
+            if results.iter().flatten().any(Result::is_err) {
+                break;
+            }
             let done: Vec<_> = futures_util::stream::iter(work)
                 .buffer_unordered(AT_ONCE)
                 .collect()
@@ -48,7 +52,12 @@ impl Qemu {
                 results[i] = Some(result);
             }
         }
-        let missing = || Err(fail(Code::Internal, "a machine was left out"));
+        let missing = || {
+            Err(fail(
+                Code::Provider,
+                "not made: the scheduler's machine has its network",
+            ))
+        };
         results.into_iter().map(|r| r.unwrap_or_else(missing)).collect()
     }
 

@@ -186,7 +186,8 @@ impl Qemu {
             }
         }
         for key in running.into_keys().filter(|k| !seen.contains(k)) {
-            machines.push(stray(None, key, "its folder is gone", true));
+            let of = self.layout.cluster(&key.0).unwrap_or_default();
+            machines.push(stray(of.as_ref(), key, "its folder is gone", true));
         }
         machines.retain(|m| cluster.is_none_or(|c| *c == m.cluster.name));
         machines.sort_by(|a, b| {

@@ -13,10 +13,6 @@ use super::fail;
 pub(super) const NETWORK: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 0);
 /// Length of its prefix.
 pub(super) const PREFIX: u8 = 16;
-/// The way outside, and this computer as machines see it.
-pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 2);
-/// Answers names with this computer's own resolver.
-pub(super) const DNS: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 3);
 /// The scheduler; workers follow.
 const FIRST: u32 = 16;
 
@@ -33,6 +29,17 @@ pub(super) fn address(index: u32) -> Result<Ipv4Addr, ProviderError> {
                 format!("the cluster's network has no address for node number {index}"),
             )
         })
+}
+
+/// What QEMU's user-mode network gives to its only machine; this computer is .2.
+pub(super) const OUTSIDE: &str = "10.0.2.15/24";
+pub(super) const OUTSIDE_GATEWAY: &str = "10.0.2.2";
+pub(super) const OUTSIDE_DNS: &str = "10.0.2.3";
+
+/// MAC address of a node's way outside.
+pub(super) fn outside_mac(index: u32) -> String {
+    // Numbers of nodes have no such bit.
+    mac(index | 1 << 23)
 }
 
 /// A MAC address for it, of those that QEMU has for machines.
@@ -53,5 +60,6 @@ mod tests {
             assert_eq!(address(index).unwrap_err().code, Code::Quota);
         }
         assert_eq!(mac(258), "52:54:00:00:01:02");
+        assert_eq!(outside_mac(258), "52:54:00:80:01:02");
     }
 }

@@ -76,6 +76,10 @@ impl NodeRecord {
     pub(super) fn mac(&self) -> String {
         net::mac(self.index)
     }
+
+    pub(super) fn outside_mac(&self) -> String {
+        net::outside_mac(self.index)
+    }
 }
 
 /// Where everything lies.

@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use herdsman_wire::Secret;
 
 use super::iso;
-use super::net::{DNS, GATEWAY, PREFIX};
+use super::net::{OUTSIDE, OUTSIDE_DNS, OUTSIDE_GATEWAY, PREFIX};
 use super::record::NodeRecord;
 
 /// Takes the place of user-data once it is worthless.
@@ -21,7 +20,7 @@ pub(super) fn write(path: &Path, record: &mut NodeRecord, user_data: &Secret) ->
         "instance-id: {}-{}\nlocal-hostname: {}\n",
         record.cluster.id, record.node, record.node
     );
-    let network = network(record.address, &record.mac());
+    let network = network(record);
     let image = iso::write(
         "cidata",
         &[
@@ -56,10 +55,18 @@ pub(super) fn spend(path: &Path, record: &NodeRecord) -> io::Result<()> {
 
 /// Version 1 of cloud-init's network configuration, which every release of it and
 /// every distribution takes.
-fn network(address: Ipv4Addr, mac: &str) -> String {
+fn network(record: &NodeRecord) -> String {
+    let interface = |name: &str, mac: &str, rest: &str| {
+        format!(
+            "- type: physical\n  name: {name}\n  mac_address: \"{mac}\"\n  subnets:\n  - type: static\n    {rest}\n"
+        )
+    };
+    let outside = format!("address: {OUTSIDE}\n    gateway: {OUTSIDE_GATEWAY}\n    dns_nameservers: [{OUTSIDE_DNS}]");
+    let cluster = format!("address: {}/{PREFIX}", record.address);
     format!(
-        "version: 1\nconfig:\n- type: physical\n  name: eth0\n  mac_address: \"{mac}\"\n  subnets:\n  \
-         - type: static\n    address: {address}/{PREFIX}\n    gateway: {GATEWAY}\n    dns_nameservers: [{DNS}]\n"
+        "version: 1\nconfig:\n{}{}",
+        interface("eth0", &record.outside_mac(), &outside),
+        interface("eth1", &record.mac(), &cluster)
     )
 }
 
