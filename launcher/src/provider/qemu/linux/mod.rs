@@ -94,7 +94,7 @@ impl Qemu {
         }
         Ok(Placement {
             address: Some(address.into()),
-            laptop: Some(net::GATEWAY.into()),
+            laptop: net::OUTSIDE_GATEWAY.parse().ok(),
             ..Placement::default()
         })
     }
