@@ -194,7 +194,7 @@ async fn grow(
     };
     match attempt.await {
         Ok(status) => {
-            watch::enrolled(ctx, cluster, Some(&status)).await;
+            watch::enrolled(ctx, cluster, Some(&status));
             Ok(ScaleReport {
                 added: names,
                 removed: Vec::new(),
