@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     let verb = args.next().and_then(|v| v.into_string().ok());
     match verb.as_deref() {
         Some("run") => run(args),
+        Some(service::upgrade::SETTLE) => service::upgrade::settle(),
         Some("install") => service::main(args),
         Some("keep") => keeper::main(args),
         Some(exec_child::SUBCOMMAND) => exec_child::run(),

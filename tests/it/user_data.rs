@@ -212,7 +212,8 @@ const MACHINES: [(&str, &[&str]); 6] = [
 fn can_run() -> bool {
     let able = nix::unistd::geteuid().is_root() && Path::new("/bin/busybox").exists();
     if !able {
-        eprintln!("skipped: this needs root and busybox");
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "skipped: this needs root and busybox");
     }
     able
 }

@@ -115,6 +115,7 @@ impl Driver {
                 self.change_environment(environment);
                 self.answer(id, None);
             }
+            Command::Upgrade { sha256 } => self.upgrade(id, sha256),
             // The hub itself keeps time; a node only shows what it is told.
             Command::Limits(_) => self.answer(id, None),
             Command::Stream { token, stream } => {
@@ -133,7 +134,7 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, id: u64, error: Option<ApiError>) {
+    pub(super) fn answer(&mut self, id: u64, error: Option<ApiError>) {
         match &mut self.side {
             // 0 asks for no answer.
             _ if id == 0 => {}

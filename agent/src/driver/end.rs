@@ -59,6 +59,11 @@ impl End {
         }
     }
 
+    /// Another agent takes over at once; Dask goes on.
+    pub(super) fn make_way(&mut self, code: u8) {
+        self.stage = Stage::Gone(code);
+    }
+
     /// It can never become a node; its keeper need not try again.
     pub(super) fn give_up(&mut self) {
         self.stage = Stage::Gone(EXIT_REFUSED);

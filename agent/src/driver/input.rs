@@ -13,6 +13,7 @@ use crate::hub::SchedulerCall;
 use crate::hub::server::InstallRequest;
 use crate::identity::Identity;
 use crate::node::session::News;
+use crate::service::upgrade::Outcome;
 
 /// A byte stream of any kind.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -47,6 +48,8 @@ pub enum Input {
     Install(InstallRequest),
     /// The hub asks Dask's scheduler.
     Call(SchedulerCall),
+    /// Another agent is in this one's place, or not; with the command's number.
+    Upgraded(u64, Result<Outcome, ApiError>),
     /// A signal.
     Signal(Signal),
     /// Dask's process tree is gone, as asked.
@@ -65,6 +68,7 @@ impl std::fmt::Debug for Input {
             Self::Stream(..) => "stream",
             Self::Install(_) => "install",
             Self::Call(_) => "call",
+            Self::Upgraded(..) => "upgraded",
             Self::Signal(_) => "signal",
             Self::Ended => "ended",
         };

@@ -23,7 +23,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    async fn fetch(&self, hash: &str, to: &Path) -> Result<(), ApiError> {
+    pub(super) async fn fetch(&self, hash: &str, to: &Path) -> Result<(), ApiError> {
         match self {
             Self::Hub(client) => client
                 .download(&format!("/v1/blobs/{hash}"), to, herdsman_wire::limits::BLOB)

@@ -22,6 +22,7 @@ mod end;
 mod hub_side;
 mod input;
 mod install;
+mod upgrade;
 mod worker_side;
 
 use std::path::{Path, PathBuf};
@@ -83,6 +84,8 @@ pub struct Driver {
     crl: u64,
     end: End,
     manager: Notifier,
+    /// Until when this agent, newly put in its place, has to have a ready node.
+    trial: Option<tokio::time::Instant>,
 }
 
 impl std::fmt::Debug for Driver {
@@ -125,6 +128,10 @@ pub async fn run(config: &Path, log: impl Fn(Option<&LogStore>)) -> ExitCode {
 
 fn refused(e: &ApiError) -> ExitCode {
     tell(e);
+    // What a new agent refuses, the old one may not: it has to get its turn.
+    if crate::service::upgrade::is_on_trial() {
+        return ExitCode::FAILURE;
+    }
     ExitCode::from(EXIT_REFUSED)
 }
 
@@ -199,6 +206,7 @@ impl Driver {
             crl: 0,
             end: End::default(),
             manager: Notifier::of_process(),
+            trial: upgrade::trial(),
         };
         input::signals(driver.inputs.clone())?;
         let left = driver.join.deadline.since(now);
@@ -243,6 +251,7 @@ impl Driver {
             Input::Stream(request, io) => self.serve_stream(request, io),
             Input::Install(request) => self.on_install(request).await,
             Input::Call(call) => self.on_call(call),
+            Input::Upgraded(id, outcome) => self.on_upgraded(id, outcome),
             Input::Signal(signal) => self.on_signal(signal),
             Input::Ended => self.on_ended(),
         }
@@ -255,6 +264,7 @@ impl Driver {
         self.renew_when_due(now);
         self.end_when_due();
         self.manager.alive(self.end.has_begun());
+        self.judge_trial();
         if expired {
             self.on_expired_phase();
             self.publish();

@@ -44,7 +44,7 @@ pub enum Route {
     Events,
     /// `GET /v1/audit`
     Audit,
-    /// `POST /v1/nodes/<name>/<restart|renew>`
+    /// `POST /v1/nodes/<name>/<restart|renew|upgrade/SHA256>`
     NodeCommand,
     /// `GET /v1/nodes/<name>/stream`, upgraded: logs and commands of a node
     NodeStream,

@@ -204,10 +204,13 @@ async fn installed(
             let command = match what {
                 "restart" => Command::RestartDask,
                 "renew" => Command::Renew,
+                _ if what.starts_with("upgrade/") => Command::Upgrade {
+                    sha256: what.trim_start_matches("upgrade/").to_owned(),
+                },
                 _ => {
                     return Err(ApiError::new(
                         Code::NotFound,
-                        format!("nodes know `restart` and `renew`, not `{what}`"),
+                        format!("nodes know `restart`, `renew` and `upgrade/SHA256`, not `{what}`"),
                     ));
                 }
             };

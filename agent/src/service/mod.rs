@@ -18,5 +18,6 @@ pub mod accounts;
 mod install;
 pub mod notify;
 pub mod unit;
+pub mod upgrade;
 
 pub use install::main;

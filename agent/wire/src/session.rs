@@ -98,6 +98,11 @@ pub enum Command {
         /// Its id.
         id: String,
     },
+    /// Put another agent, a blob of the hub's, in this one's place.
+    Upgrade {
+        /// The blob, SHA-256 in lower-case hex.
+        sha256: String,
+    },
     /// Limits changed.
     Limits(EndSpec),
 }

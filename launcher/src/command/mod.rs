@@ -23,6 +23,7 @@ mod scale;
 mod signals;
 mod status;
 mod up;
+mod upgrade;
 mod version;
 
 use std::ffi::OsString;
@@ -95,6 +96,7 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
         Verb::Remove(args) => done(remove::run(&session, &args).await),
         Verb::Doctor(args) => doctor::run(&session, &args).await,
         Verb::Pkg(verb) => done(pkg::run(&session, &verb).await),
+        Verb::Upgrade(args) => done(upgrade::run(&session, &args).await),
         Verb::Render(what) => done(render::run(&session, &what).await),
         Verb::Config(verb) => done(config::run(&session, &verb)),
         Verb::Completion(args) => done(completion::run(&session, &args)),

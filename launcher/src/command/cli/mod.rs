@@ -17,7 +17,7 @@ pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
 pub use verbs::{
     CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs, ExtendArgs, LogsArgs,
-    LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs,
+    LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs, UpgradeArgs,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -144,6 +144,8 @@ pub enum Verb {
     /// See what the copied Python environment holds
     #[command(subcommand)]
     Pkg(PkgVerb),
+    /// Put this launcher's agent on all nodes; computations go on
+    Upgrade(UpgradeArgs),
     /// Print what people need who make machines by themselves
     #[command(subcommand)]
     Render(RenderVerb),

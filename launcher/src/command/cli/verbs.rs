@@ -193,6 +193,16 @@ pub struct RemoveArgs {
     pub why: String,
 }
 
+/// Arguments of `upgrade`.
+#[derive(Clone, Debug, Args)]
+pub struct UpgradeArgs {
+    /// Name of the cluster [default: the only one]
+    pub name: Option<ClusterName>,
+    /// The agent's program [default: the one beside this launcher]
+    #[arg(long, value_name = "FILE")]
+    pub agent: Option<PathBuf>,
+}
+
 /// Arguments of `doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
