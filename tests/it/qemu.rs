@@ -1,7 +1,7 @@
 //! Provider `qemu`: commands without a machine always, one real cluster in the
 //! complete suite.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -39,14 +39,17 @@ with tarfile.open(sys.argv[1], 'w:gz', compresslevel=1) as t:
                 t.add(f.locate(), str(f))
 ";
 
-fn has_qemu() -> bool {
-    let runs = |p: &str| {
-        Command::new(p)
-            .arg("--version")
-            .output()
-            .is_ok_and(|o| o.status.success())
-    };
-    runs("qemu-img") && runs("qemu-system-x86_64")
+/// The tests have it installed, as those of other machines have systemd-nspawn.
+fn needs_qemu() -> Result<()> {
+    for name in ["qemu-img", "qemu-system-x86_64"] {
+        let runs = Command::new(name).arg("--version").output();
+        let said = "install qemu-system-x86 and qemu-utils";
+        ensure!(
+            runs.with_context(|| format!("{name}: {said}"))?.status.success(),
+            "{name}: {said}"
+        );
+    }
+    Ok(())
 }
 
 fn project(home: &Home, qemu: &str) -> Result<()> {
@@ -90,10 +93,7 @@ fn what_is_wrong_with_an_image_is_told_before_a_machine_is_made() -> Result<()> 
         missing.contains("error[E-NOT-FOUND]") && missing.contains("image.qcow2"),
         "{missing}"
     );
-    if !has_qemu() {
-        eprintln!("no QEMU here: its images are not looked at");
-        return Ok(());
-    }
+    needs_qemu()?;
     let make = |args: &[&str]| -> Result<()> {
         let status = Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2"])
@@ -122,10 +122,7 @@ fn what_is_wrong_with_an_image_is_told_before_a_machine_is_made() -> Result<()> 
 
 #[test]
 fn machines_without_a_system_are_made_found_and_deleted() -> Result<()> {
-    if !has_qemu() {
-        eprintln!("no QEMU here");
-        return Ok(());
-    }
+    needs_qemu()?;
     let home = Home::new()?;
     let image = home.path().join("image.raw");
     std::fs::File::create(&image)?.set_len(1 << 20)?;
@@ -145,34 +142,12 @@ fn machines_without_a_system_are_made_found_and_deleted() -> Result<()> {
         .path();
     let seed = std::fs::metadata(folder.join("demo-w0/seed.iso"))?;
     ensure!(std::os::unix::fs::PermissionsExt::mode(&seed.permissions()) & 0o777 == 0o600);
-    mounts(&folder.join("demo-w0/seed.iso"))?;
     // Without any record of it, by what runs.
     std::fs::remove_file(home.path().join("herdsman.toml"))?;
     std::fs::remove_dir_all(folder.join("demo-w1"))?;
     let down = home.ok(&["down", "demo", "-y"])?;
     ensure!(down.err.contains("0 left"), "{down:?}");
     clean(&home)
-}
-
-/// A seed is a file system that this computer's kernel reads, where it may.
-fn mounts(seed: &Path) -> Result<()> {
-    let point = tempfile::tempdir()?;
-    let mounted = Command::new("mount")
-        .args(["-o", "loop,ro", "-t", "iso9660"])
-        .arg(seed)
-        .arg(point.path())
-        .output()?;
-    if !mounted.status.success() {
-        eprintln!("file systems cannot be mounted here");
-        return Ok(());
-    }
-    let read = |name: &str| std::fs::read_to_string(point.path().join(name));
-    let (meta, network, user) = (read("meta-data"), read("network-config"), read("user-data"));
-    Command::new("umount").arg(point.path()).status()?;
-    ensure!(meta?.contains("local-hostname: demo-w0"));
-    ensure!(network?.contains("address: 10.89.0.17/16"));
-    ensure!(user?.starts_with("#cloud-config\n"));
-    Ok(())
 }
 
 /// Serves a file to machines; its address as they see it.

@@ -257,7 +257,7 @@ pub(super) async fn create(
     for spec in specs {
         see(&Step::Phase(spec.node.clone(), phase(PhaseStatus::Started, None, None)));
     }
-    for todo in ctx.provider.prepare(cluster, specs).await? {
+    for todo in ctx.provider.prepare(cluster, specs)? {
         see(&Step::Note(todo));
     }
     let results = ctx.provider.create(cluster, specs).await;

@@ -195,7 +195,7 @@ async fn grow(
     };
     match attempt.await {
         Ok(status) => {
-            watch::enrolled(ctx, cluster, Some(&status)).await;
+            watch::enrolled(ctx, cluster, Some(&status));
             Ok(ScaleReport {
                 added: names,
                 removed: Vec::new(),

@@ -160,7 +160,7 @@ async fn fresh(ctx: &Context, wanted: &Wanted, until: Instant, see: Observe<'_>)
     };
     match wait(ctx, wanted, &access.link, &machines, 0, until, see).await {
         Ok(status) => {
-            watch::enrolled(ctx, &access.record.cluster, status.as_ref()).await;
+            watch::enrolled(ctx, &access.record.cluster, status.as_ref());
             Ok(Outcome {
                 record: access.record,
                 status,
@@ -280,7 +280,7 @@ async fn converge(
         let after = status.as_ref().map_or(0, |s| s.events);
         status = wait(ctx, wanted, &access.link, &machines, after, until, see).await?;
     }
-    watch::enrolled(ctx, &access.record.cluster, status.as_ref()).await;
+    watch::enrolled(ctx, &access.record.cluster, status.as_ref());
     Ok(Outcome {
         record: access.record,
         status,

@@ -118,10 +118,10 @@ pub(super) async fn wait(
 }
 
 /// Tells the provider which machines have become nodes.
-pub(super) async fn enrolled(ctx: &Context, cluster: &ClusterRef, status: Option<&ClusterStatus>) {
+pub(super) fn enrolled(ctx: &Context, cluster: &ClusterRef, status: Option<&ClusterStatus>) {
     let all = status.into_iter().flat_map(|s| &s.nodes);
     let ready = all.filter(|n| n.state == NodeState::Ready).map(|n| n.name.clone());
-    ctx.provider.enrolled(cluster, &ready.collect::<Vec<_>>()).await;
+    ctx.provider.enrolled(cluster, &ready.collect::<Vec<_>>());
 }
 
 /// Nodes that are not ready and whose machine is gone or does not run.

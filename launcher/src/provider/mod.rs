@@ -189,7 +189,7 @@ impl Provider {
     pub async fn ensure_network(&self, cluster: &ClusterRef, tags: &Tags) -> Result<(), ProviderError> {
         match self {
             Self::Local(p) => p.ensure_network(cluster, tags).await,
-            Self::Manual(p) => p.ensure_network(cluster, tags).await,
+            Self::Manual(p) => p.ensure_network(cluster, tags),
             Self::Qemu(p) => p.ensure_network(cluster, tags).await,
         }
     }
@@ -199,20 +199,20 @@ impl Provider {
     ///
     /// # Errors
     /// As the provider says.
-    pub async fn prepare(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<Vec<String>, ProviderError> {
+    pub fn prepare(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<Vec<String>, ProviderError> {
         match self {
             Self::Local(_) | Self::Qemu(_) => Ok(Vec::new()),
-            Self::Manual(p) => p.prepare(cluster, machines).await,
+            Self::Manual(p) => p.prepare(cluster, machines),
         }
     }
 
     /// These machines are nodes now, so what they were told at their first boot is
     /// worthless; where it lies about, it is removed.
-    pub async fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
+    pub fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
         match self {
             Self::Local(_) => {}
-            Self::Manual(p) => p.enrolled(cluster, nodes).await,
-            Self::Qemu(p) => p.enrolled(cluster, nodes).await,
+            Self::Manual(p) => p.enrolled(cluster, nodes),
+            Self::Qemu(p) => p.enrolled(cluster, nodes),
         }
     }
 
@@ -258,8 +258,8 @@ impl Provider {
     pub async fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         match self {
             Self::Local(p) => p.delete_rest(cluster).await,
-            Self::Manual(p) => p.delete_rest(cluster).await,
-            Self::Qemu(p) => p.delete_rest(cluster).await,
+            Self::Manual(p) => p.delete_rest(cluster),
+            Self::Qemu(p) => p.delete_rest(cluster),
         }
     }
 

@@ -57,7 +57,7 @@ impl Manual {
         for (argv, cluster) in &programs {
             let within = cluster
                 .as_ref()
-                .map_or(self.settings.timeout.unwrap_or(SOON), |c| self.within(c, SOON));
+                .map_or_else(|| self.settings.timeout.unwrap_or(SOON), |c| self.within(c, SOON));
             let listed: Listed = call::json(argv, &Request::list(None), within).await?;
             machines.extend(listed.machines.into_iter().filter_map(|m| self.seen(m, &mut known)));
         }

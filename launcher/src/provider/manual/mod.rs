@@ -123,7 +123,7 @@ impl Manual {
     ///
     /// # Errors
     /// `E-DISK`.
-    pub async fn ensure_network(&self, cluster: &ClusterRef, _: &Tags) -> Result<(), ProviderError> {
+    pub fn ensure_network(&self, cluster: &ClusterRef, _: &Tags) -> Result<(), ProviderError> {
         let record = ClusterRecord {
             version: VERSION,
             cluster: cluster.clone(),
@@ -137,7 +137,7 @@ impl Manual {
     ///
     /// # Errors
     /// `E-DISK`.
-    pub async fn prepare(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<Vec<String>, ProviderError> {
+    pub fn prepare(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<Vec<String>, ProviderError> {
         self.write_all(cluster, machines)
     }
 
@@ -148,7 +148,7 @@ impl Manual {
     }
 
     /// These machines are nodes: their user-data is worthless and removed.
-    pub async fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
+    pub fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
         for node in nodes {
             if let Err(e) = self.layout.remove_user_data(&cluster.id, node) {
                 tracing::warn!(%node, "its user-data stays: {}", e.message);
@@ -177,7 +177,7 @@ impl Manual {
     ///
     /// # Errors
     /// `E-DISK`.
-    pub async fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
+    pub fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         if self.layout.nodes(&cluster.id)?.is_empty() {
             self.layout.remove_cluster(&cluster.id)?;
         }

@@ -47,7 +47,7 @@ impl Qemu {
         machines.iter().map(|_| Err(unsupported())).collect()
     }
 
-    pub async fn enrolled(&self, _: &ClusterRef, _: &[NodeName]) {}
+    pub fn enrolled(&self, _: &ClusterRef, _: &[NodeName]) {}
 
     pub async fn list(&self, _: Option<&ClusterName>) -> Result<Vec<Machine>, ProviderError> {
         // There are none.
@@ -58,7 +58,7 @@ impl Qemu {
         Err(unsupported())
     }
 
-    pub async fn delete_rest(&self, _: &ClusterRef) -> Result<Deleted, ProviderError> {
+    pub fn delete_rest(&self, _: &ClusterRef) -> Result<Deleted, ProviderError> {
         Ok(Deleted::default())
     }
 

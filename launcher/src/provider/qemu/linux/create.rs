@@ -31,7 +31,7 @@ impl Qemu {
         cluster: &ClusterRef,
         machines: &[MachineSpec],
     ) -> Vec<Result<Machine, ProviderError>> {
-        let ready = self.ready(cluster, machines).await;
+        let ready = self.ready(cluster, machines);
         let record = match ready {
             Ok(record) => record,
             Err(e) => return machines.iter().map(|_| Err(e.clone())).collect(),
@@ -79,7 +79,7 @@ impl Qemu {
     }
 
     /// What must hold before the first machine is made.
-    async fn ready(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<ClusterRecord, ProviderError> {
+    fn ready(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<ClusterRecord, ProviderError> {
         let record = self
             .layout
             .cluster(&cluster.id)?

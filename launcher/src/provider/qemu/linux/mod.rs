@@ -140,7 +140,7 @@ impl Qemu {
     }
 
     /// These machines are nodes: their user-data is overwritten.
-    pub async fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
+    pub fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
         for node in nodes {
             let Ok(Some(mut record)) = self.layout.record(&cluster.id, node) else {
                 continue;
@@ -227,7 +227,7 @@ impl Qemu {
     ///
     /// # Errors
     /// None at present: what failed is in [`Deleted::left`].
-    pub async fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
+    pub fn delete_rest(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         let mut report = Deleted::default();
         if !self.layout.nodes(&cluster.id)?.is_empty() {
             return Ok(report);

@@ -239,7 +239,7 @@ pub(super) mod tests {
         let r = record("demo-w0", 1);
         layout.save(&r).unwrap();
         assert_eq!(layout.record(&r.cluster.id, &r.node).unwrap().unwrap(), r);
-        assert_eq!(layout.clusters().unwrap(), [r.cluster.id.clone()]);
+        assert_eq!(layout.clusters().unwrap(), std::slice::from_ref(&r.cluster.id));
         let file = layout.node(&r.cluster.id, &r.node).tags();
         for (text, code) in [("{", Code::Malformed), ("{\"version\": 7}", Code::Protocol)] {
             std::fs::write(&file, text).unwrap();
