@@ -185,7 +185,7 @@ fn variables_are_the_users_but_for_ours() {
         });
         process(&s).unwrap().env["HOME"].reveal().to_owned()
     });
-    assert_eq!(home, "/var/lib/h/dask-scratch");
+    assert_eq!(home, "/var/lib/herdsman/home");
 }
 
 #[test]
