@@ -10,6 +10,7 @@ mod fuzz;
 mod machine;
 mod manual;
 mod qemu;
+mod real;
 mod settings;
 mod sources;
 mod trouble;

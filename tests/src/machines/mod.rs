@@ -12,6 +12,7 @@
 //! run.
 
 pub mod cgroup;
+pub mod cluster;
 pub mod disk;
 pub mod faults;
 pub mod files;
@@ -24,7 +25,8 @@ pub mod seed;
 pub mod vm;
 
 pub use files::{Files, Serve};
-pub use machine::{Machine, Setup};
+pub use cluster::Cluster;
+pub use machine::{LONG, Machine, Setup};
 pub use network::Network;
 pub use place::Place;
 pub use probe::{Scan, scan};
