@@ -28,7 +28,15 @@ impl Index {
     /// # Errors
     /// When there is no port.
     pub fn serve(folder: &Path, authorization: Option<&str>) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        Self::serve_at(std::net::Ipv4Addr::LOCALHOST, folder, authorization)
+    }
+
+    /// As [`Index::serve`], at an address that others reach.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn serve_at(address: std::net::Ipv4Addr, folder: &Path, authorization: Option<&str>) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
         let index = Self {
             url: format!("http://{}/simple", listener.local_addr()?),
             served: Arc::default(),

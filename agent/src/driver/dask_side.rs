@@ -239,6 +239,7 @@ impl Driver {
                 wanted = EnvironmentSpec::Locked {
                     id,
                     uv: None,
+                    uv_blob: None,
                     python: None,
                     offline: false,
                     credentials: Vec::new(),
@@ -252,6 +253,7 @@ impl Driver {
         let EnvironmentSpec::Locked {
             id,
             uv,
+            uv_blob,
             python,
             offline,
             credentials,
@@ -269,10 +271,11 @@ impl Driver {
         let runtime = tokio::runtime::Handle::current();
         let thread = tokio::task::spawn_blocking(move || {
             let source = source.ok_or_else(|| ApiError::new(Code::Unreachable, "the hub cannot be asked"))?;
+            let uv = runtime.block_on(install::have_uv(uv, uv_blob.as_deref(), &root, &source))?;
             let request = environment::Install {
                 id: &id,
                 root: &root,
-                uv: &uv.map_or_else(install::find_uv, Ok)?,
+                uv: &uv,
                 python: python.as_deref(),
                 offline,
                 credentials: &credentials,

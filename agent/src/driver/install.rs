@@ -23,6 +23,17 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// The launcher may still be sending: nodes start before it is through. The
+    /// caller's deadline for a blob ends this.
+    async fn fetch_when_there(&self, hash: &str, to: &Path) -> Result<(), ApiError> {
+        loop {
+            match self.fetch(hash, to).await {
+                Err(e) if e.code == Code::NotFound || e.retryable => tokio::time::sleep(BLOB_PAUSE).await,
+                other => return other,
+            }
+        }
+    }
+
     pub(super) async fn fetch(&self, hash: &str, to: &Path) -> Result<(), ApiError> {
         match self {
             Self::Hub(client) => client
@@ -54,14 +65,7 @@ pub(super) async fn patiently(request: &environment::Install<'_>, source: &Sourc
 }
 
 async fn install(request: &environment::Install<'_>, source: &Source) -> Result<Ready, ApiError> {
-    // The launcher may still be sending: nodes start before it is through. The
-    // caller's deadline for a blob ends this.
-    let fetch = async |hash: &str, to: &Path| loop {
-        match source.fetch(hash, to).await {
-            Err(e) if e.code == Code::NotFound || e.retryable => tokio::time::sleep(BLOB_PAUSE).await,
-            other => return other,
-        }
-    };
+    let fetch = async |hash: &str, to: &Path| source.fetch_when_there(hash, to).await;
     let hold = environment::hold(request.root, request.id)?;
     let installed = environment::install(request, fetch, |text| tracing::info!("environment: {text}")).await?;
     for note in &installed.notes {
@@ -76,19 +80,62 @@ async fn install(request: &environment::Install<'_>, source: &Source) -> Result<
     })
 }
 
+/// The `uv` to install with: the one that is named, one of the machine's, or a
+/// blob, which is kept beside the environments for the next time.
+pub(super) async fn have_uv(
+    named: Option<PathBuf>,
+    blob: Option<&str>,
+    root: &Path,
+    source: &Source,
+) -> Result<PathBuf, ApiError> {
+    if let Some(found) = named.or_else(on_this_machine) {
+        return Ok(found);
+    }
+    let Some(hash) = blob else {
+        return Err(ApiError::new(
+            Code::Environment,
+            "`uv`, which installs the environment, is not on this machine",
+        )
+        .with_hint("bake it into the image at /opt/herdsman/bin/uv"));
+    };
+    let folder = root.parent().unwrap_or(root).join("bin");
+    // Its hash is in its name: another launcher's uv is another file.
+    let kept = folder.join(format!("uv-{}", hash.get(..16).unwrap_or(hash)));
+    if kept.is_file() {
+        return Ok(kept);
+    }
+    tracing::info!("environment: fetching uv");
+    crate::files::make_dir(&folder)?;
+    set_mode(&folder, 0o755)?;
+    let partial = folder.join(format!(".uv.{}", std::process::id()));
+    let fetched = environment::fetch_blob(
+        &async |hash: &str, to: &Path| source.fetch_when_there(hash, to).await,
+        hash,
+        &partial,
+    )
+    .await;
+    let placed = fetched.and_then(|()| {
+        set_mode(&partial, 0o755)?;
+        std::fs::rename(&partial, &kept).map_err(|e| crate::files::io_error("rename", &partial, &e))
+    });
+    if placed.is_err() {
+        let _ = std::fs::remove_file(&partial);
+    }
+    placed.map(|()| kept)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), ApiError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(|e| crate::files::io_error("change the mode of", path, &e))
+}
+
 /// Where `uv` lies on machines that have it.
-pub(super) fn find_uv() -> Result<PathBuf, ApiError> {
+fn on_this_machine() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = ["/opt/herdsman/bin", "/usr/local/bin"].map(PathBuf::from).into_iter();
     folders
         .chain(std::env::split_paths(&path))
         .map(|d| d.join("uv"))
         .find(|p| p.is_file())
-        .ok_or_else(|| {
-            ApiError::new(
-                Code::Environment,
-                "`uv`, which installs the environment, is not on this machine",
-            )
-            .with_hint("bake it into the image at /opt/herdsman/bin/uv")
-        })
 }

@@ -116,6 +116,18 @@ pub async fn install(
     made
 }
 
+/// Fetches a blob that is no part of an environment, and checks its hash.
+///
+/// # Errors
+/// As [`install`] for blobs.
+pub async fn fetch_blob(
+    fetch: &impl AsyncFn(&str, &Path) -> Result<(), ApiError>,
+    sha256: &str,
+    to: &Path,
+) -> Result<(), ApiError> {
+    blobs::get(fetch, sha256, None, to).await
+}
+
 async fn make(
     request: &Install<'_>,
     folders: &folder::Folders,

@@ -172,6 +172,9 @@ pub enum EnvironmentSpec {
         /// A `uv` that is on the machine already; absent: found there.
         #[serde(default)]
         uv: Option<PathBuf>,
+        /// SHA-256 in hex of a blob that is a `uv` for machines that have none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uv_blob: Option<String>,
         /// An interpreter of the machine to stand on; absent: found or fetched.
         #[serde(default)]
         python: Option<PathBuf>,
@@ -254,6 +257,7 @@ mod tests {
         let full = EnvironmentSpec::Locked {
             id: "ab".into(),
             uv: None,
+            uv_blob: None,
             python: None,
             offline: false,
             credentials: vec![IndexCredential {

@@ -7,9 +7,11 @@ use herdsman_wire::spec::EnvironmentSpec;
 use herdsman_wire::{ApiError, Code};
 
 use super::context::Session;
+use crate::bootstrap::Arch;
+use crate::bootstrap::download::of_program;
 use crate::cluster::Context;
 use crate::config::{EnvSource, ProviderName, Settings};
-use crate::environment::{self, Blob, Copy, EnvRequest, Interpreter};
+use crate::environment::{self, Blob, Content, Copy, EnvRequest, Interpreter};
 use crate::ui::Error;
 
 /// Set in tests: nodes of this machine ask the index themselves, as nodes of a
@@ -52,10 +54,12 @@ pub(super) async fn choose(session: &Session, settings: &Settings, ctx: &Context
     let mut spec = EnvironmentSpec::Locked {
         id: copy.id.clone(),
         uv: None,
+        uv_blob: None,
         python: None,
         offline: false,
         credentials: copy.credentials.clone(),
     };
+    let mut blobs = copy.blobs.clone();
     // Nodes of this machine use its uv and its Python. They may have no route to
     // an index, so this side fetches, and they need no password either.
     if let Some(root) = ctx.provider.environments() {
@@ -69,15 +73,34 @@ pub(super) async fn choose(session: &Session, settings: &Settings, ctx: &Context
         spec = EnvironmentSpec::Locked {
             id: copy.id.clone(),
             uv: Some(std::path::absolute(&uv).unwrap_or(uv)),
+            uv_blob: None,
             python: Some(python.executable.clone()),
             offline: !online,
             credentials: if online { copy.credentials } else { Vec::new() },
         };
     }
-    Ok(Chosen {
-        spec,
-        blobs: copy.blobs,
-    })
+    if let EnvironmentSpec::Locked { uv: None, uv_blob, .. } = &mut spec
+        && let Some(blob) = own_uv(&python, &request)?
+    {
+        *uv_blob = Some(blob.sha256.clone());
+        // First: without it nothing is installed.
+        blobs.insert(0, blob);
+    }
+    Ok(Chosen { spec, blobs })
+}
+
+/// This computer's uv for machines that have none, where it runs on them too.
+fn own_uv(python: &Interpreter, request: &EnvRequest) -> Result<Option<Blob>, Error> {
+    let uv = environment::find_uv(python, &request.variables).map_err(ApiError::from)?;
+    let Ok((Arch::X86_64, sha256)) = of_program(&uv) else {
+        return Ok(None);
+    };
+    let size = std::fs::metadata(&uv).map_or(0, |m| m.len());
+    Ok(Some(Blob {
+        sha256: sha256.to_string(),
+        size,
+        content: Content::Path(uv),
+    }))
 }
 
 /// The interpreter that counts, with what was passed over told.

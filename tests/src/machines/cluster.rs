@@ -95,7 +95,7 @@ impl Cluster {
         let network = Network::new()?;
         let file = File::open(network.laptop().file())?;
         setns(&file, CloneFlags::CLONE_NEWNET)?;
-        laptop.index = Index::serve(&scratch.join("wheels"), None)?;
+        laptop.index = Index::serve_at(LAPTOP, &scratch.join("wheels"), None)?;
         let files = Files::open(network.laptop(), SocketAddr::from((LAPTOP, AGENTS)))?;
         let agent = static_agent()?;
         files.put("agent", std::fs::read(agent)?, Serve::Whole);
@@ -150,7 +150,13 @@ impl Cluster {
     /// With all its output when it failed.
     pub fn ok(&self, args: &[&str]) -> Result<Ran> {
         let ran = self.run(args)?;
-        ensure!(ran.code == 0, "herdsman {args:?} ended with {}\n{}\n{}", ran.code, ran.out, ran.err);
+        ensure!(
+            ran.code == 0,
+            "herdsman {args:?} ended with {}\n{}\n{}",
+            ran.code,
+            ran.out,
+            ran.err
+        );
         Ok(ran)
     }
 
@@ -167,7 +173,11 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&self, args: &[&str]) -> Result<Going> {
-        let log = self.laptop.home.path().join(format!("going-{}", args.join("-").replace('/', "_")));
+        let log = self
+            .laptop
+            .home
+            .path()
+            .join(format!("going-{}", args.join("-").replace('/', "_")));
         let out = File::create(&log)?;
         let child = self
             .command(args)?
@@ -198,10 +208,20 @@ impl Cluster {
             if let Some(code) = going.ended()? {
                 break code;
             }
-            ensure!(started.elapsed() < 3 * LONG, "{args:?} does not end\n{}{}", going.said(), self.consoles());
+            ensure!(
+                started.elapsed() < 3 * LONG,
+                "{args:?} does not end\n{}{}",
+                going.said(),
+                self.consoles()
+            );
             std::thread::sleep(std::time::Duration::from_millis(50));
         };
-        ensure!(code == 0, "{args:?} ended with {code}\n{}{}", going.said(), self.consoles());
+        ensure!(
+            code == 0,
+            "{args:?} ended with {code}\n{}{}",
+            going.said(),
+            self.consoles()
+        );
         Ok(going.said())
     }
 
@@ -213,7 +233,9 @@ impl Cluster {
         let mut wanted = BTreeMap::new();
         for entry in std::fs::read_dir(&self.folder)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(node) = name.strip_suffix(".user-data") else { continue };
+            let Some(node) = name.strip_suffix(".user-data") else {
+                continue;
+            };
             if self.machines.contains_key(node) {
                 continue;
             }
@@ -309,7 +331,13 @@ impl Cluster {
     /// With its output and the consoles when it failed.
     pub fn compute(&self, code: &str) -> Result<String> {
         let ran: Ran = self.client(code)?.output()?.into();
-        ensure!(ran.code == 0, "the client failed\n{}\n{}{}", ran.out, ran.err, self.consoles());
+        ensure!(
+            ran.code == 0,
+            "the client failed\n{}\n{}{}",
+            ran.out,
+            ran.err,
+            self.consoles()
+        );
         Ok(ran.out)
     }
 

@@ -24,8 +24,8 @@ pub mod run;
 pub mod seed;
 pub mod vm;
 
-pub use files::{Files, Serve};
 pub use cluster::Cluster;
+pub use files::{Files, Serve};
 pub use machine::{LONG, Machine, Setup};
 pub use network::Network;
 pub use place::Place;
