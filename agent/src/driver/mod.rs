@@ -130,6 +130,13 @@ pub async fn run(found: Result<Found, ApiError>, wish: Wish, log: impl Fn(Option
         }
     };
     log(Some(&logs));
+    // What found its configuration by itself is a machine, wherever its folders are,
+    // and closed already.
+    let wish = if wish == Wish::Machine && found.machine.is_some() {
+        Wish::On
+    } else {
+        wish
+    };
     let firewall = match FirewallSide::close(wish, &found.join.paths) {
         Ok(firewall) => firewall,
         Err(e) => {

@@ -167,7 +167,7 @@ impl JoinConfig {
         }
         // The version first: a newer document has fields that this build would
         // report as unknown, which hides the real reason.
-        let head: Head = serde_json::from_slice(bytes).map_err(|e| malformed(unquoted(&e)))?;
+        let head: Head = serde_json::from_slice(bytes).map_err(|e| malformed(located(bytes, &e)))?;
         if head.version != VERSION {
             return Err(ApiError::new(
                 Code::Protocol,
@@ -178,7 +178,7 @@ impl JoinConfig {
             )
             .with_hint("use an agent and a launcher of the same release"));
         }
-        let config: Self = serde_json::from_slice(bytes).map_err(|e| malformed(unquoted(&e)))?;
+        let config: Self = serde_json::from_slice(bytes).map_err(|e| malformed(located(bytes, &e)))?;
         config.check().map_err(malformed)?;
         Ok(config)
     }
@@ -223,6 +223,30 @@ fn unquoted(e: &serde_json::Error) -> String {
     }
 }
 
+/// The error with the field that it is about: the last one that begins before
+/// the place that the parser tells.
+fn located(bytes: &[u8], e: &serde_json::Error) -> String {
+    let words = unquoted(e);
+    let line_start: usize = bytes
+        .split_inclusive(|b| *b == b'\n')
+        .take(e.line().saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum();
+    let before = bytes.get(..line_start + e.column()).unwrap_or(bytes);
+    let before = String::from_utf8_lossy(before);
+    let mut quoted = before.split('"').collect::<Vec<_>>().into_iter().rev();
+    let mut after = quoted.next();
+    let field = quoted.find(|text| {
+        let is_key = after.is_some_and(|a| a.trim_start().starts_with(':'));
+        after = Some(text);
+        is_key && text.len() <= 32 && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    });
+    match field {
+        Some(field) if !words.contains(&format!("`{field}`")) => format!("field `{field}`: {words}"),
+        _ => words,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,11 +286,12 @@ mod tests {
             ("paths", serde_json::json!({"state": "relative"})),
             ("paths", serde_json::json!("KEY-MATERIAL")),
             ("bootstrap", serde_json::json!("KEY-MATERIAL")),
-            ("at_end", serde_json::json!({"power_off": "KEY-MATERIAL"})),
+            ("at_end.power_off", serde_json::json!({"power_off": "KEY-MATERIAL"})),
             ("surprise", serde_json::json!(1)),
         ] {
             let mut v = sample();
-            v[field] = value;
+            v[field.split('.').next().unwrap()] = value;
+            let field = field.rsplit('.').next().unwrap();
             cases.push((field, v));
         }
         let mut v = sample();
@@ -275,8 +300,7 @@ mod tests {
         for (field, v) in cases {
             let e = parse(&v).unwrap_err();
             assert!(!e.message.contains("KEY-MATERIAL"), "{field}");
-            let located = e.message.contains(field) || e.message.contains("line 1 column");
-            assert!(located, "{field}: {e}");
+            assert!(e.message.contains(field), "{field}: {e}");
         }
     }
 

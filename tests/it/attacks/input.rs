@@ -99,7 +99,7 @@ async fn join_configurations_that_are_no_good() -> Result<()> {
         ("no roots", without("roots")?, "`roots`"),
         ("no bootstrap", without("bootstrap")?, "`bootstrap`"),
         ("no deadline", without("deadline")?, "`deadline`"),
-        ("deadline as a text", with("/deadline", json!("soon"))?, "soon"),
+        ("deadline as a text", with("/deadline", json!("soon"))?, "`deadline`"),
         (
             "a relative path",
             with("/paths/state", json!("state"))?,
