@@ -192,7 +192,7 @@ fn the_metadata_service_may_come_later_than_the_agent() -> Result<()> {
         let place = Place::new(Some(Cloud::Gce), "0a-1")?;
         let booted = place.boot()?;
         until("it says nothing", &place, async || {
-            Ok(place.console().contains("cannot be reached"))
+            Ok(place.console().contains("waiting for a better one"))
         })
         .await?;
         let service = Service::start_at(Some(Cloud::Gce), LINK_LOCAL)?;
