@@ -3,6 +3,7 @@
 //! ```text
 //! running ──SIGTERM──▶ leaving ──emptied / out of patience──▶ stopping ──▶ gone (0)
 //!    │ stop command, revoked, cluster ends ────────────────────▲
+//!    │ SIGTERM at a hub that is a service ─────────────────────▲
 //!    │ the cloud takes the machine back: leaving, with the time that is left
 //!    └─ SIGUSR1 ─▶ detached (0 of the agent only; Dask lives on)
 //! ```
@@ -11,10 +12,14 @@
 //! ran out, nobody was reached for too long, it was refused) powers its machine off
 //! where the join configuration says so. One that was ended by a signal does not:
 //! somebody is at work on the machine. Nor does one that its cloud takes back.
+//!
+//! Systemd signals a service at each reboot of its machine. For a hub that is not
+//! the cluster's end: its workers go on trying and find it again after the boot.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use herdsman_wire::join::Paths;
 use herdsman_wire::limits;
 use herdsman_wire::session::Up;
 use tokio::time::Instant;
@@ -106,12 +111,22 @@ impl Driver {
                 self.dask.detach();
                 self.end.stage = Stage::Gone(0);
             }
+            (Signal::Terminate, Stage::Running) if self.is_hub_of_a_machine() => {
+                self.manager.stopping();
+                self.stop_now("told to end; the cluster waits for this machine");
+            }
             (Signal::Terminate, Stage::Running) => {
                 tracing::info!("told to end; leaving in order");
                 self.leave(Duration::MAX, "the scheduler's machine ends");
             }
             (Signal::Terminate, _) => self.stop_now("told twice to end"),
         }
+    }
+
+    /// Whether this is an installed hub that starts again when its machine does.
+    fn is_hub_of_a_machine(&self) -> bool {
+        let installed = matches!(&self.side, Side::Hub(side) if side.hub().is_some());
+        installed && self.join.paths == Paths::default()
     }
 
     /// The machine is taken back by its cloud: leaves in order, as far as there is

@@ -12,7 +12,8 @@
 //! * A phase that fails says why and is tried again where that can help; the
 //!   report tells either way, so nobody waits for a silent node.
 //! * SIGTERM means leave: a worker is emptied first, a scheduler ends its
-//!   cluster. SIGKILL means nothing: the next agent takes Dask over.
+//!   cluster, or as a service of a machine only stops until the next boot.
+//!   SIGKILL means nothing: the next agent takes Dask over.
 //! * Exit 0: ended in order, do not start again. Exit 3: refused for good.
 
 mod certificates;
