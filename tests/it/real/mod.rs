@@ -1,6 +1,8 @@
 //! Clusters on real machines: stock Debian with systemd and cloud-init, whose only
 //! input is user-data.
 
+mod baked;
+
 use std::path::Path;
 
 use anyhow::{Result, ensure};
