@@ -9,7 +9,7 @@ use herdsman_agent::dask::exec_child;
 use herdsman_agent::logs::LogStore;
 use herdsman_agent::service::notify::Notifier;
 use herdsman_agent::source::machine::{Found, Host};
-use herdsman_agent::{driver, firewall, keeper, service, source};
+use herdsman_agent::{driver, environment, firewall, keeper, service, source};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -28,6 +28,7 @@ usage: herdsman-agent run [--firewall on|off]
                                            see and change who may reach this machine
        herdsman-agent install [--root DIR] [--no-start]
                                            make this machine, or an image at DIR, run it as a service
+       herdsman-agent environment DIR      install what `herdsman pkg pack` wrote, into an image
        herdsman-agent keep --dir DIR       keep an agent running where there is no systemd
        herdsman-agent version
 ";
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Some("run") => run(args),
         Some(service::upgrade::SETTLE) => service::upgrade::settle(),
         Some("install") => service::main(args),
+        Some("environment") => environment::cli::main(args),
         Some("firewall") => firewall::cli::main(args),
         Some("keep") => keeper::main(args),
         Some(exec_child::SUBCOMMAND) => exec_child::run(),

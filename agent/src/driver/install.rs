@@ -88,7 +88,7 @@ pub(super) async fn have_uv(
     root: &Path,
     source: &Source,
 ) -> Result<PathBuf, ApiError> {
-    if let Some(found) = named.or_else(on_this_machine) {
+    if let Some(found) = named.or_else(environment::uv_on_this_machine) {
         return Ok(found);
     }
     let Some(hash) = blob else {
@@ -128,14 +128,4 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), ApiError> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .map_err(|e| crate::files::io_error("change the mode of", path, &e))
-}
-
-/// Where `uv` lies on machines that have it.
-fn on_this_machine() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = ["/opt/herdsman/bin", "/usr/local/bin"].map(PathBuf::from).into_iter();
-    folders
-        .chain(std::env::split_paths(&path))
-        .map(|d| d.join("uv"))
-        .find(|p| p.is_file())
 }

@@ -15,6 +15,7 @@
 //! with the agent's rights, and gives other bytes than those that were hashed.
 
 mod blobs;
+pub mod cli;
 mod folder;
 mod image;
 mod probe;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub use folder::hold;
 pub use image::check_image;
+pub use uv::on_this_machine as uv_on_this_machine;
 
 /// Longest wait for another installation of the same environment.
 const LOCK: Duration = Duration::from_secs(30 * 60);

@@ -178,6 +178,17 @@ impl<'a> Uv<'a> {
     }
 }
 
+/// Where `uv` lies on machines that have it.
+#[must_use]
+pub fn on_this_machine() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = ["/opt/herdsman/bin", "/usr/local/bin"].map(PathBuf::from).into_iter();
+    folders
+        .chain(std::env::split_paths(&path))
+        .map(|d| d.join("uv"))
+        .find(|p| p.is_file())
+}
+
 fn file_url(path: &Path) -> String {
     let parts: Vec<String> = path.to_string_lossy().split('/').map(run::percent).collect();
     format!("file://{}", parts.join("/"))

@@ -181,6 +181,12 @@ impl Manifest {
     }
 }
 
+/// File with the environment's id, in a folder of its blobs that `herdsman pkg pack`
+/// wrote.
+pub const PACKED_ID: &str = "id";
+/// uv's cache in that folder, and beside environments.
+pub const PACKED_CACHE: &str = ".cache";
+
 /// SHA-256 of bytes in lower-case hex: the name of a blob, the id of a manifest.
 #[must_use]
 pub fn id(bytes: &[u8]) -> String {

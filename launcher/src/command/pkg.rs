@@ -1,5 +1,7 @@
 //! `herdsman pkg`: what a copied environment would hold.
 
+mod pack;
+
 use std::path::{Path, PathBuf};
 
 use herdsman_wire::{ApiError, Code};
@@ -9,6 +11,7 @@ use super::cli::{Output, PkgVerb, UpArgs};
 use super::context::Session;
 use super::packages;
 use super::signals::interruptible;
+use crate::config::EnvSource;
 use crate::environment::{self, Action, Copy, EnvRequest, Interpreter};
 use crate::ui::{Error, Table};
 
@@ -16,16 +19,25 @@ pub(super) async fn run(session: &Session, verb: &PkgVerb) -> Result<(), Error> 
     match verb {
         PkgVerb::Show(args) => show(session, &copy(session, args.python.clone()).await?),
         PkgVerb::Lock(args) => lock(session, &copy(session, args.python.clone()).await?, args.to.as_deref()),
+        PkgVerb::Pack(args) => {
+            let (request, python) = asked(session, args.python.clone(), args.env.clone())?;
+            interruptible(pack::run(session, &request, &python, &args.to)).await
+        }
         PkgVerb::Why(args) => {
-            let (request, python) = asked(session, args.python.clone())?;
+            let (request, python) = asked(session, args.python.clone(), None)?;
             why(session, &request, &python, &args.package)
         }
     }
 }
 
-fn asked(session: &Session, python: Option<PathBuf>) -> Result<(EnvRequest, Interpreter), Error> {
+fn asked(
+    session: &Session,
+    python: Option<PathBuf>,
+    env: Option<EnvSource>,
+) -> Result<(EnvRequest, Interpreter), Error> {
     let up = UpArgs {
         python,
+        env,
         ..UpArgs::default()
     };
     let settings = session.load(&up)?.settings;
@@ -34,7 +46,7 @@ fn asked(session: &Session, python: Option<PathBuf>) -> Result<(EnvRequest, Inte
 }
 
 async fn copy(session: &Session, python: Option<PathBuf>) -> Result<Copy, Error> {
-    let (request, python) = asked(session, python)?;
+    let (request, python) = asked(session, python, None)?;
     interruptible(packages::prepare(session, &request, &python)).await
 }
 

@@ -2,6 +2,7 @@
 //! input is user-data.
 
 mod blows;
+mod baked;
 
 use std::path::Path;
 

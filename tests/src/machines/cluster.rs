@@ -251,7 +251,7 @@ impl Cluster {
 
     fn make_wanted(&mut self) -> Result<()> {
         for (node, text) in self.wanted()? {
-            self.make(&node, &text, Setup::default())?;
+            self.make(&node, text.as_str(), Setup::default())?;
         }
         Ok(())
     }
@@ -275,10 +275,10 @@ impl Cluster {
     ///
     /// # Errors
     /// When it cannot be booted.
-    pub fn make(&mut self, node: &str, user_data: &str, setup: Setup) -> Result<()> {
+    pub fn make(&mut self, node: &str, user_data: impl Into<UserData>, setup: Setup) -> Result<()> {
         let address = self.address(node)?;
-        let data = UserData::from(user_data);
-        let machine = Machine::boot_with(&self.network, node, address, data, setup)?;
+        
+        let machine = Machine::boot_with(&self.network, node, address, user_data, setup)?;
         self.machines.insert(node.to_owned(), machine);
         Ok(())
     }

@@ -34,6 +34,8 @@ const REBOOT: u8 = 133;
 /// How a machine is to be.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
+    /// The tree that it boots from, which stays as it is; absent: stock Debian.
+    pub tree: Option<PathBuf>,
     /// The disk's size in bytes. It is in memory then and lost at power-off, though
     /// not at a reboot.
     pub disk: Option<u64>,
@@ -77,7 +79,10 @@ impl Machine {
         data: impl Into<UserData>,
         setup: Setup,
     ) -> Result<Self> {
-        let lower = disk::built("root")?;
+        let lower = match &setup.tree {
+            Some(tree) => tree.clone(),
+            None => disk::built("root")?,
+        };
         let run = network.run();
         let number = run.next();
         let folder = run.folder().join(format!("m{number}"));

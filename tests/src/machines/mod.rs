@@ -11,6 +11,7 @@
 //! found by the lock file that nobody holds any more, and is removed by the next
 //! run.
 
+pub mod bake;
 pub mod cgroup;
 pub mod cluster;
 pub mod disk;
@@ -24,6 +25,7 @@ pub mod run;
 pub mod seed;
 pub mod vm;
 
+pub use bake::bake;
 pub use cluster::Cluster;
 pub use files::{Files, Serve};
 pub use machine::{LONG, Machine, Setup};

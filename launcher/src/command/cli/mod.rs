@@ -17,7 +17,7 @@ pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
 pub use verbs::{
     AllowArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs,
-    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs,
+    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs,
     UpgradeArgs,
 };
 

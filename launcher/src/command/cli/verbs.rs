@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use herdsman_wire::{ClusterName, NodeName};
 
-use crate::config::{Allow, Limit, Period};
+use crate::config::{Allow, EnvSource, Limit, Period};
 
 /// Arguments of `down`.
 #[derive(Clone, Debug, Args)]
@@ -250,6 +250,8 @@ pub enum PkgVerb {
     Show(PkgArgs),
     /// Write the lock file that nodes would install
     Lock(PkgLockArgs),
+    /// Write all that an image needs to have the environment in it
+    Pack(PkgPackArgs),
     /// Say why a package is taken, changed or left out
     Why(PkgWhyArgs),
 }
@@ -271,6 +273,27 @@ pub struct PkgLockArgs {
     /// File to write; without it the lock is printed
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
+}
+
+/// Arguments of `pkg pack`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  herdsman pkg pack --to packed
+  sudo scripts/bake-image --image debian.qcow2 --env packed
+
+Clusters whose machines start from that image find the environment there, with
+`--env copy` and for as long as it is the same: `herdsman pkg show` tells its id.")]
+pub struct PkgPackArgs {
+    /// Environment or interpreter [default: the active one]
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// Where it comes from: copy or lock:FILE [default: as for `up`]
+    #[arg(long, value_name = "SOURCE")]
+    pub env: Option<EnvSource>,
+    /// Folder to write; what an earlier `pkg pack` left there is replaced
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
 }
 
 /// Arguments of `pkg why`.
