@@ -1,6 +1,9 @@
 //! Clusters on real machines: stock Debian with systemd and cloud-init, whose only
 //! input is user-data.
 
+mod downloads;
+mod strangers;
+
 use std::path::Path;
 
 use anyhow::{Result, ensure};
