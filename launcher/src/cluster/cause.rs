@@ -116,7 +116,11 @@ pub(super) async fn explain(
                     text += &format!(": {d}");
                 }
             }
-            None => text += &format!("\n  {name}: was never heard of"),
+            None => {
+                text += &format!("\n  {name}: was never heard of");
+                // What its boot says is all that there is of it.
+                hints.push(format!("herdsman logs {} {name} --boot", status.name));
+            }
         }
         let heard = node.is_some_and(|n| n.seen.is_some());
         let shown = phase

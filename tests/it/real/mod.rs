@@ -3,6 +3,8 @@
 
 mod blows;
 mod baked;
+mod downloads;
+mod strangers;
 
 use std::path::Path;
 
