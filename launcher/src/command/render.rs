@@ -1,21 +1,58 @@
 //! `herdsman render`: texts for people who make machines by themselves.
 
+#[cfg(test)]
+mod tests;
+
+use std::process::Stdio;
+use std::time::Duration;
+
 use herdsman_wire::{Code, limits};
 use serde_json::json;
 
-use super::cli::{CloudInitArgs, Output, RenderRole, RenderVerb, UpArgs};
+use super::cli::{CloudInitArgs, FirewallArgs, Output, RenderRole, RenderVerb, UpArgs};
 use super::context::Session;
 use crate::cluster;
 use crate::ui::{Error, iso};
 
 /// The unit as the agent installs it.
 const UNIT: &str = include_str!("../../../agent/src/service/herdsman-agent.service");
+/// Makes images: the agent goes in, no identity stays.
+const PACKER: &str = include_str!("render/herdsman.pkr.hcl");
+/// An example; what is right for a network is its owner's to say.
+const TERRAFORM: &str = include_str!("render/herdsman.tf");
+/// How long the agent may take to print its rules.
+const RENDERED_WITHIN: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(session: &Session, what: &RenderVerb) -> Result<(), Error> {
     match what {
         RenderVerb::CloudInit(args) => cloud_init(session, args).await,
         RenderVerb::Systemd => session.printer.data(UNIT),
+        RenderVerb::Packer => session.printer.data(PACKER),
+        RenderVerb::Terraform => session.printer.data(TERRAFORM),
+        RenderVerb::Firewall(args) => firewall(session, args).await,
     }
+}
+
+/// The agent knows its rules; here is only who asks for them.
+async fn firewall(session: &Session, args: &FirewallArgs) -> Result<(), Error> {
+    let program = session.agent()?;
+    let failed = |why: String| Error::new(Code::Internal, format!("{}: {why}", program.display()));
+    let mut command = tokio::process::Command::new(&program);
+    command
+        .args(["firewall", "--render"])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    for network in &args.allow {
+        command.arg("--allow").arg(network.to_string());
+    }
+    let output = tokio::time::timeout(RENDERED_WITHIN, command.output())
+        .await
+        .map_err(|_| failed(format!("no rules within {} s", RENDERED_WITHIN.as_secs())))?
+        .map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    session.printer.data(&String::from_utf8_lossy(&output.stdout))
 }
 
 async fn cloud_init(session: &Session, args: &CloudInitArgs) -> Result<(), Error> {

@@ -147,7 +147,10 @@ fn a_baked_image_needs_no_script_and_no_download() -> Result<()> {
     for (node, machine) in &cluster.machines {
         // The same file, so nothing was installed again.
         let now = machine.ok(&format!("stat -c %Y.%s /{record}"))?;
-        ensure!(now.trim() == format!("{}.{}", made.mtime(), made.len()), "{node}: {now}");
+        ensure!(
+            now.trim() == format!("{}.{}", made.mtime(), made.len()),
+            "{node}: {now}"
+        );
         let kept = machine.ok("ls /opt/herdsman/env")?;
         ensure!(!kept.contains(".cache"), "{node}: {kept}");
     }

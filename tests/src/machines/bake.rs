@@ -41,6 +41,12 @@ pub fn bake(folder: &Path, args: &[&str], prepare: impl FnOnce(&Path) -> Result<
     prepare(&tree)?;
     let mut command = command(args)?;
     let ran: Ran = command.arg("--root").arg(&tree).output()?.into();
-    ensure!(ran.code == 0, "bake-image ended with {}\n{}{}", ran.code, ran.out, ran.err);
+    ensure!(
+        ran.code == 0,
+        "bake-image ended with {}\n{}{}",
+        ran.code,
+        ran.out,
+        ran.err
+    );
     Ok(tree)
 }

@@ -277,7 +277,7 @@ impl Cluster {
     /// When it cannot be booted.
     pub fn make(&mut self, node: &str, user_data: impl Into<UserData>, setup: Setup) -> Result<()> {
         let address = self.address(node)?;
-        
+
         let machine = Machine::boot_with(&self.network, node, address, user_data, setup)?;
         self.machines.insert(node.to_owned(), machine);
         Ok(())

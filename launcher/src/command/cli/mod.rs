@@ -12,13 +12,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Limit, Period, ProxyCommand};
 
-pub use render::{CloudInitArgs, RenderRole, RenderVerb};
+pub use render::{CloudInitArgs, FirewallArgs, RenderRole, RenderVerb};
 pub(crate) use unseen::masked;
 pub use up::{TlsArgs, UpArgs};
 pub use verbs::{
     AllowArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs,
-    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell, StatusArgs,
-    UpgradeArgs,
+    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell,
+    StatusArgs, UpgradeArgs,
 };
 
 const STYLES: Styles = Styles::styled()

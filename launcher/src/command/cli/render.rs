@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use herdsman_wire::{ClusterName, NodeName};
+use ipnet::IpNet;
 
 use crate::bootstrap::UserDataForm;
 use crate::config::Period;
@@ -14,6 +15,20 @@ pub enum RenderVerb {
     CloudInit(CloudInitArgs),
     /// The agent's systemd unit, for images of your own
     Systemd,
+    /// A Packer template that makes images with the agent in them, for four clouds
+    Packer,
+    /// An example of worker machines for Terraform or OpenTofu
+    Terraform,
+    /// The packet filter of a new node, as `nft` reads it
+    Firewall(FirewallArgs),
+}
+
+/// Arguments of `render firewall`.
+#[derive(Clone, Debug, Args)]
+pub struct FirewallArgs {
+    /// Network of the owner's to let in, such as 203.0.113.7/32; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    pub allow: Vec<IpNet>,
 }
 
 /// What a machine becomes.

@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(&to).unwrap().count(), 0);
         std::fs::write(to.join("thesis.tex"), "x").unwrap();
         let e = empty(&to).unwrap_err();
-        assert!(e.to_string().contains("thesis.tex"), "{e}");
+        assert!(format!("{e:?}").contains("thesis.tex"), "{e:?}");
         assert!(to.join("thesis.tex").is_file());
     }
 }
