@@ -7,7 +7,7 @@ use std::time::Duration;
 use herdsman_wire::api::CsrReply;
 use herdsman_wire::join::JoinConfig;
 use herdsman_wire::report::NodeReport;
-use herdsman_wire::tls::{self, SwapIdentity};
+use herdsman_wire::tls::{self, KnownIssuers, SwapIdentity};
 use herdsman_wire::{ApiError, Code};
 use rustls::sign::CertifiedKey;
 use tokio::net::TcpListener;
@@ -34,6 +34,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) struct HubSide {
     stage: Arc<Stage>,
     shown: Arc<SwapIdentity>,
+    known: KnownIssuers,
     keys: Option<IssuingKeys>,
     link: SchedulerLink,
     inputs: mpsc::Sender<Input>,
@@ -66,12 +67,14 @@ impl HubSide {
         });
         let boot = certified(&join.bootstrap.certificate, &join.bootstrap.key)?;
         let shown = SwapIdentity::new(boot);
-        let config = tls::server_config(&join.roots.control, shown.clone())
+        let known = KnownIssuers::default();
+        let config = tls::server_config(&join.roots.control, shown.clone(), known.clone())
             .map_err(|e| ApiError::new(Code::Certificate, format!("field `roots.control`: {e}")))?;
         let stop = CancellationToken::new();
         let side = Self {
             stage: stage.clone(),
             shown,
+            known,
             keys: Some(keys),
             link,
             inputs: inputs.clone(),
@@ -100,6 +103,9 @@ impl HubSide {
 
     async fn open(&self, join: &JoinConfig) -> Result<Arc<Hub>, ApiError> {
         let hub = Hub::open(join, self.link.clone(), self.stage.live.clone())?;
+        self.known
+            .tell(hub.issuing_certificate())
+            .map_err(|e| ApiError::new(Code::Malformed, format!("our issuing certificate: {e}")))?;
         hub.issue_crl().await?;
         let _ = self.stage.hub.set(hub.clone());
         hub.publish_access();

@@ -286,6 +286,11 @@ impl Hub {
         self.issuers.until
     }
 
+    /// The issuing certificate of this channel, PEM.
+    pub fn issuing_certificate(&self) -> &str {
+        self.issuers.control()
+    }
+
     /// The registry; the lock is never held while something else is waited for.
     pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
         locked(&self.registry)

@@ -188,7 +188,14 @@ impl Issuers {
         pki::leaf_from_csr(csr, &what, &pair.issuer).map_err(|e| pki_error(&e))
     }
 
-    /// A bootstrap certificate with its key for a node to come.
+    /// The certificate that signs agents, people and bootstrap certificates, PEM.
+    #[must_use]
+    pub fn control(&self) -> &str {
+        &self.control.certificate
+    }
+
+    /// A bootstrap certificate with its key for a node to come. It goes without the
+    /// issuing certificate, which the hub knows: user-data has to be small.
     ///
     /// # Errors
     /// When signing fails.
@@ -201,9 +208,7 @@ impl Issuers {
             now,
             not_after,
         };
-        let (mut chain, key) = pki::leaf_with_key(&what, &self.control.issuer).map_err(|e| pki_error(&e))?;
-        chain.certificate.push_str(&self.control.certificate);
-        Ok((chain, key))
+        pki::leaf_with_key(&what, &self.control.issuer).map_err(|e| pki_error(&e))
     }
 
     /// Both certificates of a node, without the issuing ones behind them; see

@@ -191,7 +191,7 @@ pub struct Invitation {
     pub node: NodeName,
     /// Its serial, lower-case hex.
     pub serial: String,
-    /// Certificate and issuing certificate, PEM.
+    /// The certificate alone, PEM: the hub knows who issued it.
     pub certificate: String,
     /// Its key, PEM.
     pub key: Secret,

@@ -104,8 +104,8 @@ pub struct Roots {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bootstrap {
-    /// The certificate, signed by the control root or its issuing certificate;
-    /// with the issuing certificate behind it in the second case.
+    /// The certificate, signed by the control root, or by the hub's issuing
+    /// certificate, which the hub needs not be shown.
     pub certificate: String,
     /// Its key, PKCS#8.
     pub key: Secret,

@@ -8,13 +8,17 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 use crate::error::{ApiError, Code};
 use crate::pki::{PkiError, pem_chain};
 use crate::secret::Secret;
+
+mod callers;
+
+pub use callers::KnownIssuers;
 
 /// The one cryptography provider of both programs.
 #[must_use]
@@ -59,14 +63,17 @@ pub fn client_config(root_pem: &str, chain_pem: &str, key_pem: &Secret) -> Resul
     Ok(config)
 }
 
-/// Server side: trusts one root, wants a client certificate, gives no tickets.
+/// Server side: trusts one root, wants a client certificate, gives no tickets. A
+/// caller may leave out the issuing certificates that are in `known`.
 ///
 /// # Errors
 /// When the root does not parse.
-pub fn server_config(root_pem: &str, identity: Arc<SwapIdentity>) -> Result<ServerConfig, PkiError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(root_pem)?, provider())
-        .build()
-        .map_err(|e| read("client verifier", e))?;
+pub fn server_config(
+    root_pem: &str,
+    identity: Arc<SwapIdentity>,
+    known: KnownIssuers,
+) -> Result<ServerConfig, PkiError> {
+    let verifier = callers::verifier(roots(root_pem)?, known)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| read("TLS", e))?

@@ -1,4 +1,5 @@
 use herdsman_wire::ClusterId;
+use herdsman_wire::pki::{self, Authority};
 
 use super::*;
 
@@ -39,6 +40,41 @@ const HASH: &str = "0f343b0931126a20f133d67c2b018a3b5e2a6a1f8f0b1d6a4ad32c1f0c4f
 
 /// What a worker of a real cluster is told, with certificates of real sizes.
 fn boot(mirrors: &[&str], extra: &[&str]) -> (Secret, Boot) {
+    boot_by(mirrors, extra, false)
+}
+
+/// As the hub makes it: under the control root stands its issuing certificate, whose
+/// name and extensions are in what it signs.
+fn by_hub(root: &crate::pki::Roots, cluster: &ClusterId, node: &NodeName, now: Timestamp) -> Bootstrap {
+    let keys: [_; 3] = std::array::from_fn(|_| pki::new_key().unwrap());
+    let csr = |n: usize, a| pki::new_issuing_csr(cluster, a, &keys[n]).unwrap();
+    let requests = herdsman_wire::api::CsrReply {
+        issue_control: csr(0, Authority::Control),
+        issue_scheduler: csr(1, Authority::Scheduler),
+        issue_node: csr(2, Authority::Node),
+        facts: Default::default(),
+    };
+    let [control, ..] = root.sign(&requests, now).unwrap().0;
+    let [key, ..] = keys;
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&control, key).unwrap();
+    let identity = herdsman_wire::Identity {
+        cluster: cluster.clone(),
+        kind: herdsman_wire::Kind::Boot(Role::Worker),
+    };
+    let what = pki::SignRequest {
+        identity: &identity,
+        node: Some(node.as_str()),
+        now,
+        not_after: now.plus(limits::BOOTSTRAP_LIFE),
+    };
+    let (chain, key) = pki::leaf_with_key(&what, &issuer).unwrap();
+    Bootstrap {
+        certificate: chain.certificate,
+        key,
+    }
+}
+
+fn boot_by(mirrors: &[&str], extra: &[&str], hub: bool) -> (Secret, Boot) {
     let cluster = ClusterRef {
         name: "a-name-of-a-cluster".parse().unwrap(),
         id: "aaaaaaaaaa".parse::<ClusterId>().unwrap(),
@@ -46,9 +82,12 @@ fn boot(mirrors: &[&str], extra: &[&str]) -> (Secret, Boot) {
     let now = Timestamp::now();
     let roots = crate::pki::Roots::generate(&cluster.id, now, limits::CLUSTER_LIFE).unwrap();
     let name: NodeName = "a-name-of-a-cluster-w1234".parse().unwrap();
-    let (bootstrap, _) = roots
+    let (mut bootstrap, _) = roots
         .bootstrap(Role::Worker, &name, now, limits::BOOTSTRAP_LIFE)
         .unwrap();
+    if hub {
+        bootstrap = by_hub(&roots, &cluster.id, &name, now);
+    }
     let join = join_configuration(Node {
         cluster: &cluster,
         name: &name,
@@ -87,11 +126,13 @@ const RELEASE: &str = "https://github.com/some-organisation/herdsman/releases/do
 /// cloud-config 6100.
 #[test]
 fn all_forms_are_small_with_real_certificates() {
-    let (join, boot) = boot(&[RELEASE], &[]);
     let mut sizes = Vec::new();
-    for form in [UserDataForm::Json, UserDataForm::Script, UserDataForm::CloudConfig] {
-        let size = render(&join, &boot, form).unwrap().reveal().len();
-        sizes.push((form, size));
+    for hub in [false, true] {
+        let (join, boot) = boot_by(&[RELEASE], &[], hub);
+        for form in [UserDataForm::Json, UserDataForm::Script, UserDataForm::CloudConfig] {
+            let size = render(&join, &boot, form).unwrap().reveal().len();
+            sizes.push((form, size));
+        }
     }
     println!("{sizes:?}");
     assert!(sizes.iter().all(|(_, size)| *size <= 6 * 1024), "{sizes:?}");

@@ -260,6 +260,48 @@ async fn bootstrap_certificate_that_a_newer_one_replaced() -> Result<()> {
     Ok(())
 }
 
+/// What the hub invites shows one certificate: the hub knows the one above it, and
+/// takes no other hub's for that.
+#[tokio::test]
+async fn invited_without_the_issuing_certificate() -> Result<()> {
+    let mut hub = Hub::start().await?;
+    let mut invited = invite(&hub, "demo-w0", 2).await?;
+    ensure!(invited.caller.chain.matches("BEGIN CERTIFICATE").count() == 1);
+    let theirs = Hub::start().await?;
+    invited.caller.from = theirs.node_address(2);
+    let e = theirs
+        .enrol(&invited, &NewKeys::generate()?)
+        .await
+        .err()
+        .context("enrolled")?;
+    ensure!(e.code == Code::Certificate, "{e}");
+    // Also after a restart the hub knows whom it has invited.
+    hub.restart().await?;
+    invited.caller.from = hub.node_address(2);
+    hub.enrol(&invited, &NewKeys::generate()?).await?;
+    let again = hub.enrol(&invited, &NewKeys::generate()?).await;
+    ensure!(again.as_ref().is_err_and(|e| e.code == Code::EnrolSpent), "{again:?}");
+    Ok(())
+}
+
+async fn invite(hub: &Hub, name: &str, n: u8) -> Result<Machine> {
+    let ask = serde_json::json!({"nodes": [name], "ttl_seconds": 600});
+    let answer = hub.ask(&hub.owner(), "POST", "/v1/invites", &ask).await?;
+    let invited: herdsman_wire::api::Invited = answer.json()?;
+    let invitation = invited.invites.into_iter().next().context("no invitation")?;
+    let machine = Machine {
+        name: invitation.node,
+        serial: invitation.serial,
+        caller: Caller {
+            from: hub.node_address(n),
+            chain: invitation.certificate,
+            key: invitation.key,
+        },
+    };
+    hub.expect(&machine).await?;
+    Ok(machine)
+}
+
 #[tokio::test]
 async fn a_node_cannot_be_called_scheduler() -> Result<()> {
     let hub = Hub::start().await?;
