@@ -1,8 +1,8 @@
 //! Clusters on real machines: stock Debian with systemd and cloud-init, whose only
 //! input is user-data.
 
-mod blows;
 mod baked;
+mod blows;
 mod downloads;
 mod strangers;
 
