@@ -67,7 +67,7 @@ fn ours(scratch: &Path, in_image: bool) -> Result<Milestones> {
             if node == WORKER {
                 on = Some(Timestamp::now());
             }
-            cluster.make(&node, &text, setup.clone())?;
+            cluster.make(&node, text.as_str(), setup.clone())?;
         }
         if let Some(code) = going.ended()? {
             break code;
