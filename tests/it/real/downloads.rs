@@ -20,7 +20,7 @@ fn make(cluster: &mut Cluster, node: &str, going: &mut Going, setup: Setup) -> R
     loop {
         if let Some(text) = cluster.wanted()?.get(node) {
             let text = text.clone();
-            return cluster.make(node, &text, setup);
+            return cluster.make(node, text.as_str(), setup);
         }
         let ended = going.ended()?;
         ensure!(
