@@ -117,7 +117,6 @@ fn what_is_not_the_agent_never_runs_on_a_machine() -> Result<()> {
     let mut scale = cluster.start(&["scale", NAME, "3", "--start-timeout", "60s"])?;
     make(&mut cluster, W2, &mut scale, tight)?;
     let ended = end(&mut scale, || Ok(()))?;
-    eprintln!("{}", ended.err);
     ensure!(
         ended.code != 0 && ended.err.contains(W2) && ended.err.contains("No space left on device"),
         "{}{}",

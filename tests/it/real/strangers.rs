@@ -127,18 +127,11 @@ fn nobody_else_comes_in() -> Result<()> {
         ensure!(open.contains(&22), "{address}: {open:?}");
         ensure!(open.iter().all(|port| IMAGE.contains(port)), "{address}: {open:?}");
     }
-    let t = Instant::now();
-    eprintln!("up, scanned");
     secrets_stay(&cluster)?;
-    eprintln!("secrets {:?}", t.elapsed());
     metadata_is_for_root(&cluster)?;
-    eprintln!("metadata {:?}", t.elapsed());
     replay(&cluster)?;
-    eprintln!("replay(& {:?}", t.elapsed());
     floods(&cluster, &stranger)?;
-    eprintln!("floods(& {:?}", t.elapsed());
     owner_moves(&cluster)?;
-    eprintln!("owner_mo {:?}", t.elapsed());
     removal(&mut cluster)
 }
 
@@ -222,22 +215,20 @@ fn replay(cluster: &Cluster) -> Result<()> {
         .machine(W0)?
         .read_file("/var/lib/cloud/instance/user-data.txt")?;
     let address = cluster.network.address(99);
-    let mut thief = Machine::boot(&cluster.network, "thief", address, user_data)?;
+    let thief = Machine::boot(&cluster.network, "thief", address, user_data)?;
     // All nodes are in, so the hub's port is closed to everybody else.
     thief.wait_for_console("not enrolled yet: the hub at 10.99.1.1:8785 does not answer")?;
     ensure!(!audit(cluster)?.contains(&address.to_string()));
     // From an address that may come in it is heard, and refused.
     cluster.ok(&["allow", NAME, &address.to_string()])?;
     thief.wait_for_console("was used before, with other keys")?;
-    thief.wait_for_end()?;
+    // It stays up for a while, to be looked at.
     let log = audit(cluster)?;
     ensure!(
         log.contains("double-use") && log.contains(&address.to_string()),
         "{log}"
     );
     ensure!(node(cluster, W0)?["state"] == "ready");
-    let doctor = cluster.run(&["doctor", NAME])?;
-    eprintln!("{}\n{}", doctor.out, thief.console());
     cluster.ok(&["deny", NAME, &format!("{address}/32")])?;
     Ok(())
 }
