@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use herdsman_wire::report::PhaseName;
-use herdsman_wire::session::{Command, Down, StreamRequest, Up};
+use herdsman_wire::session::{self, Command, Down, StreamRequest, Up};
 use herdsman_wire::{ApiError, Timestamp};
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
@@ -105,7 +105,11 @@ impl Driver {
         match command {
             Command::Stop { why } => {
                 self.answer(id, None);
-                self.on_stop(&why);
+                if why == session::REVOKED {
+                    self.stop_revoked();
+                } else {
+                    self.on_stop(&why);
+                }
             }
             Command::RestartDask => {
                 tracing::info!("told to start Dask anew");

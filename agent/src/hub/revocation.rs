@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use herdsman_wire::report::{EventKind, NodeState};
-use herdsman_wire::session::Down;
+use herdsman_wire::session::{self, Command, Down};
 use herdsman_wire::{ApiError, Code, NodeName, Timestamp};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::core::Hub;
 use super::journal::Entry;
+
+/// For a last word to leave before the connection is cut.
+const A_MOMENT: Duration = Duration::from_millis(200);
 
 impl Hub {
     /// Takes trust away: serials onto the CRL, live connections cut, workers out
@@ -50,6 +53,7 @@ impl Hub {
         }
         self.remember(&entries).await?;
         drop(turns);
+        self.dismiss(nodes).await;
         self.audit.note("revoke", "hub", json!({"nodes": nodes, "why": why}));
         self.issue_crl().await?;
         let cut = self.live.cut(&all);
@@ -61,6 +65,21 @@ impl Hub {
         self.tell_members();
         self.forget_workers(self.worker_names(nodes)).await;
         Ok(())
+    }
+
+    /// Tells nodes that they are members no more. The packet filter is closed to
+    /// them from now on, so that they would learn it from nobody, and go on trying;
+    /// one that does not obey is shut out all the same.
+    async fn dismiss(&self, nodes: &[NodeName]) {
+        let why = session::REVOKED.to_owned();
+        let stop = Down::Command {
+            id: 0,
+            command: Command::Stop { why },
+        };
+        let told = nodes.iter().filter(|node| self.send(node, stop.clone())).count();
+        if told > 0 {
+            tokio::time::sleep(A_MOMENT).await;
+        }
     }
 
     /// Dask's own view of nodes that are gone has to go as well; if its scheduler

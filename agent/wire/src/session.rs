@@ -73,6 +73,10 @@ pub enum Down {
     MayLeave,
 }
 
+/// Why a node stops that is a member no more, in [`Command::Stop`]: there is nothing
+/// that it could still give away.
+pub const REVOKED: &str = "revoked";
+
 /// What the hub can ask of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "do")]
