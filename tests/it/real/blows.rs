@@ -5,6 +5,7 @@
 //! shows in the next.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,9 @@ fn a_cluster_of_machines_survives_what_befalls_it() -> Result<()> {
 fn step(name: &str, blow: impl FnOnce() -> Result<()>) -> Result<()> {
     let started = Instant::now();
     blow().with_context(|| format!("when {name}"))?;
-    eprintln!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+    let line = format!("{name}: {:.1} s\n", started.elapsed().as_secs_f64());
+    // Straight to stderr, as it would be kept for a test that passes.
+    let _ = std::io::stderr().write_all(line.as_bytes());
     Ok(())
 }
 
@@ -373,14 +376,14 @@ fn scale(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn down(cluster: &mut Cluster) -> Result<()> {
-    let ran = cluster.run(&["down", NAME])?;
+    let ran = cluster.run(&["down", NAME, "-y"])?;
     ensure!(ran.code == 7 && ran.err.contains("E-LEFTOVER"), "{ran:?}");
     ensure!(cluster.machines.len() == 4, "{:?}", cluster.machines.keys());
     for machine in cluster.machines.values_mut() {
         machine.wait_for_end()?;
     }
     // Its user sees that they are off, and has deleted them.
-    cluster.ok(&["down", NAME, "--forget"])?;
+    cluster.ok(&["down", NAME, "-y", "--forget"])?;
     ensure!(cluster.run(&["status", NAME])?.code == 3);
     ensure!(cluster.wanted()?.is_empty(), "user-data is left");
     Ok(())
