@@ -32,7 +32,9 @@ fn closes(text: &str) -> Result<(), String> {
             return wrong("a string does not end");
         }
     }
-    open.is_empty().then_some(()).ok_or(format!("left open: {open:?}"))
+    open.is_empty()
+        .then_some(())
+        .ok_or_else(|| format!("left open: {open:?}"))
 }
 
 #[test]
