@@ -67,7 +67,7 @@ class Bench:
         self.herdsman = os.path.abspath(options.herdsman)
         self.agent = os.path.abspath(options.agent)
         self.load_program = os.path.abspath(options.load)
-        self.runs, self.nodes = options.runs, options.nodes
+        self.runs, self.nodes, self.rounds = options.runs, options.nodes, options.rounds
         self.folder = tempfile.TemporaryDirectory(prefix="hb", dir="/tmp")
         self.home = pathlib.Path(self.folder.name)
         self.env = {
@@ -199,9 +199,10 @@ class Bench:
 
     # --- hub, tunnel ------------------------------------------------------
 
-    def load(self, *args):
+    def load(self, *args, timeout=600):
         """The load generator; it needs a descriptor for each simulated node."""
-        out = subprocess.run([self.load_program, *args], capture_output=True, timeout=600, check=False)
+        env = {"HERDSMAN_TEST_PYTHON": sys.executable, **os.environ}
+        out = subprocess.run([self.load_program, *args], env=env, capture_output=True, timeout=timeout, check=False)
         assert out.returncode == 0, out.stderr.decode()
         return json.loads(out.stdout)
 
@@ -220,6 +221,29 @@ class Bench:
         for way, name in (("up", "to"), ("down", "from")):
             bare, ours = seen[f"bare_{way}"], seen[way]
             table.add(f"tunnel {name} the scheduler", f"{ours / 1e9:.2f} GB/s", f"bare TLS {bare / 1e9:.2f} GB/s", f"{ours / bare:.2f}", "≥ 0.8")
+
+    # --- boot -------------------------------------------------------------
+
+    def boot(self, table):
+        """Test machines: what is measured is said in load/boot.rs."""
+        seen = self.load("boot", str(self.rounds), timeout=600 * self.rounds)
+        if not seen:
+            table.add("boot to registered", "no test machines can run here")
+            return
+        registered = {kind: [r["registered"] for r in rounds] for kind, rounds in seen.items()}
+        floor = statistics.median(registered["floor"])
+        against = f"bare unit {spread(registered['floor'])}"
+        for kind, aim in (("baked", "≤ 1.1"), ("stock", "")):
+            ratio = f"{statistics.median(registered[kind]) / floor:.2f}"
+            table.add(f"boot to registered, {kind}", spread(registered[kind]), against, ratio, aim)
+        for kind, rounds in seen.items():
+            # Each milestone is told with what it took since the one before it.
+            names = set.intersection(*(set(r) for r in rounds))
+            medians = sorted((statistics.median(r[n] for r in rounds), n) for n in names)
+            before = 0.0
+            for at, name in medians:
+                table.add(f"  {kind}: {name}", f"+{at - before:.2f} s", f"at {at:.2f} s")
+                before = at
 
     # --- command ----------------------------------------------------------
 
@@ -249,12 +273,14 @@ def main():
     parser.add_argument("--load", required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--nodes", type=int, default=10000)
+    parser.add_argument("--rounds", type=int, default=3, help="of part boot")
     parts = {
         "start": Bench.start,
         "agent": Bench.agent_numbers,
         "hub": Bench.hub,
         "tunnel": Bench.tunnel,
         "command": Bench.command_line,
+        "boot": Bench.boot,
     }
     parser.add_argument("names", nargs="*", help=", ".join(parts), metavar="PART")
     options = parser.parse_args()

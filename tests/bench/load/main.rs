@@ -4,7 +4,9 @@
 //!   herdsman-load listen AGENT
 //!   herdsman-load nodes AGENT COUNT SECONDS
 //!   herdsman-load tunnel AGENT
+//!   herdsman-load boot ROUNDS
 
+mod boot;
 mod hub;
 mod nodes;
 mod tunnel;
@@ -25,16 +27,21 @@ fn main() -> Result<()> {
     // Each simulated node has a connection, and so has the hub for it.
     let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard)?;
+    use std::io::Write;
+    // It stands in a network of its own, and waits for machines.
+    if let ["boot", rounds] = args[..] {
+        let measured = boot::measure(rounds.parse()?)?;
+        return Ok(writeln!(std::io::stdout(), "{measured}")?);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let measured = runtime.block_on(async {
         match args[..] {
             ["listen", agent] => listen(Path::new(agent)).await,
             ["nodes", agent, count, seconds] => nodes(Path::new(agent), count.parse()?, seconds.parse()?).await,
             ["tunnel", agent] => tunnel(Path::new(agent)).await,
-            _ => bail!("listen AGENT | nodes AGENT COUNT SECONDS | tunnel AGENT"),
+            _ => bail!("listen AGENT | nodes AGENT COUNT SECONDS | tunnel AGENT | boot ROUNDS"),
         }
     })?;
-    use std::io::Write;
     writeln!(std::io::stdout(), "{measured}")?;
     Ok(())
 }

@@ -115,13 +115,17 @@ impl Layer {
         std::fs::write(&at, content).with_context(|| at.display().to_string())
     }
 
-    /// Shell commands that put the written files into the mounted root, at the first
-    /// start only.
+    /// Shell commands that put whole trees and the written files into the mounted
+    /// root, at the first start only.
     #[must_use]
-    pub fn fill(&self) -> String {
+    pub fn fill(&self, trees: &[PathBuf]) -> String {
         let (seed, root) = (self.folder.join("seed"), self.root());
         let (seed, root) = (seed.display(), root.display());
-        format!("if [ -d '{seed}' ]; then cp -rT '{seed}' '{root}' && rm -rf '{seed}'; fi")
+        let trees: String = trees
+            .iter()
+            .map(|t| format!("cp -aT '{}' '{root}' && ", t.display()))
+            .collect();
+        format!("if [ -d '{seed}' ]; then {trees}cp -rT '{seed}' '{root}' && rm -rf '{seed}'; fi")
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Setup {
     pub disk: Option<u64>,
     /// Files that the image has beside the stock ones: path and content.
     pub files: Vec<(String, Vec<u8>)>,
+    /// Folders whose content the image has, with owners and modes.
+    pub trees: Vec<PathBuf>,
     /// Folders of this machine that it sees read-only: from, to.
     pub folders: Vec<(PathBuf, String)>,
 }
@@ -152,7 +154,7 @@ impl Machine {
             // A /run of its own: what nspawn keeps there ends with it.
             "{enter}mount -t tmpfs herdsman-test /run || exit 1\n{} || exit 1\n{} || exit 1\nwhile :; do\n{nspawn}\ncode=$?\n[ $code = {REBOOT} ] || exit $code\ndone\n",
             self.layer.mount(),
-            self.layer.fill(),
+            self.layer.fill(&self.setup.trees),
         );
         let console = File::options().create(true).append(true).open(&self.console)?;
         let mut command = self.network.laptop().command("unshare");
