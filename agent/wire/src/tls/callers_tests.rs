@@ -79,7 +79,7 @@ fn a_known_issuer_is_not_a_trusted_one() {
     assert!(ask(&made.root, Some(&made.issuing), &other.leaf, SOON).is_err());
     assert!(ask(&made.root, Some(&other.issuing), &other.leaf, SOON).is_err());
     assert!(ask(&made.root, Some(&other.issuing), &made.leaf, SOON).is_err());
-    let mixed = other.leaf.clone() + &made.issuing;
+    let mixed = other.leaf + &made.issuing;
     assert!(ask(&made.root, Some(&made.issuing), &mixed, SOON).is_err());
 }
 
