@@ -118,7 +118,7 @@ impl Cluster {
     /// When it cannot be written.
     pub fn configure(&self, more: &str) -> Result<()> {
         let text = format!(
-            "provider = \"manual\"\n[agent]\nurl = [\"{}\"]\n[manual]\nscheduler_address = \"{}\"\nuser_data_dir = \"{}\"\n{more}",
+            "provider = \"manual\"\n[place]\njoin = [\"10.99.1.0/24\"]\n[agent]\nurl = [\"{}\"]\n[manual]\nscheduler_address = \"{}\"\nuser_data_dir = \"{}\"\n{more}",
             self.files.url("agent"),
             self.network.address(1),
             self.folder.display()
