@@ -4,10 +4,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{cgroup, network};
 
@@ -16,6 +17,11 @@ use super::{cgroup, network};
 const LOCKS: &str = "/run/herdsman-tests";
 
 static CURRENT: Mutex<Weak<Run>> = Mutex::new(Weak::new());
+/// Whether a run of this process is there, or is being taken down: nobody can have
+/// it any more then, and its lock is not free yet.
+static HELD: AtomicBool = AtomicBool::new(false);
+/// How long a run's end may take.
+const END: Duration = Duration::from_secs(120);
 
 /// This run, as long as something of it is there.
 #[derive(Debug)]
@@ -36,6 +42,11 @@ impl Run {
         if let Some(run) = current.upgrade() {
             return Ok(run);
         }
+        let started = Instant::now();
+        while HELD.load(Ordering::Acquire) {
+            ensure!(started.elapsed() < END, "the last test's run does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         std::fs::create_dir_all(LOCKS)?;
         sweep();
         let run = Arc::new(Self::new()?);
@@ -55,6 +66,7 @@ impl Run {
         lock.set_len(0)?;
         lock.write_all(folder.to_string_lossy().as_bytes())?;
         std::fs::create_dir_all(&folder)?;
+        HELD.store(true, Ordering::Release);
         Ok(Self {
             id,
             folder,
@@ -93,6 +105,7 @@ impl Drop for Run {
         remove(&self.id, &self.folder);
         let _ = std::fs::remove_file(Path::new(LOCKS).join(&self.id));
         let _ = self.lock.unlock();
+        HELD.store(false, Ordering::Release);
     }
 }
 
