@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use herdsman_wire::report::{EventKind, NodeReport, NodeState};
+use herdsman_wire::report::{EventKind, NodeReport, NodeState, Phase, PhaseName, PhaseStatus};
 use herdsman_wire::session::{self, Command, Down};
 use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp};
 use tokio::sync::{mpsc, oneshot};
@@ -160,7 +160,7 @@ impl Hub {
     /// Takes a node's report.
     pub fn report(&self, node: &NodeName, report: NodeReport) {
         self.heard(node);
-        let (changed, state) = {
+        let (changed, state, unaware) = {
             let mut registry = self.registry();
             let Some(n) = registry.node_mut(node) else { return };
             let changed: Vec<_> = report
@@ -174,8 +174,16 @@ impl Hub {
                 Role::Worker => !n.workers.is_empty(),
                 Role::Scheduler => n.report.dask.address.is_some() && n.report.dask.state == "running",
             };
-            (changed, state_of(&n.report, registered, n.state))
+            // An agent that took a running Dask over does not know that its workers
+            // are registered: they told the agent before it.
+            let waits = |p: &Phase| p.phase == PhaseName::Dask && p.status != PhaseStatus::Done;
+            let unaware =
+                n.role == Role::Worker && registered && n.report.dask.adopted && n.report.phases.iter().any(waits);
+            (changed, state_of(&n.report, registered, n.state), unaware)
         };
+        if unaware {
+            self.send(node, Down::Registered(true));
+        }
         for phase in changed {
             self.events.push(Some(node.clone()), EventKind::Phase(phase));
         }
