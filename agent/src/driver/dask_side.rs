@@ -332,8 +332,9 @@ impl Driver {
         let now = Timestamp::now();
         let old = std::mem::replace(&mut self.dask.health, health);
         let new = &mut self.dask.health;
-        // What the guard told stays until the process changes.
-        if new.pid == old.pid {
+        // What the guard told stays until the process changes. The guard of a Dask
+        // that is taken over may be heard before the supervisor has found it.
+        if new.pid == old.pid || (new.adopted && old.pid.is_none()) {
             new.address.clone_from(&old.address);
             new.executing = old.executing;
         }
@@ -342,6 +343,15 @@ impl Driver {
             return;
         }
         let new = new.clone();
+        let is_scheduler = matches!(self.side, Side::Hub(_));
+        if is_scheduler && new.adopted && new.state == "starting" && new.address.is_some() {
+            // Its hello came too early to mean anything.
+            self.dask.health.state = "running".into();
+            self.dask.control(Control::Running);
+            self.dask_runs();
+            self.phases.done(PhaseName::Dask, now);
+            return;
+        }
         match new.state.as_str() {
             "backoff" | "failed" => self.on_dask_crash(&new, &old, now),
             "starting" if old.state == "backoff" || old.state == "failed" || old.state == "running" => {
