@@ -383,10 +383,7 @@ impl Driver {
         let is_scheduler = matches!(self.side, Side::Hub(_));
         if is_scheduler && new.adopted && new.state == "starting" && new.address.is_some() {
             // Its hello came too early to mean anything.
-            self.dask.health.state = "running".into();
-            self.dask.control(Control::Running);
-            self.dask_runs();
-            self.phases.done(PhaseName::Dask, now);
+            self.scheduler_runs(now);
             return;
         }
         match new.state.as_str() {
@@ -432,6 +429,14 @@ impl Driver {
             self.phases
                 .detail(PhaseName::Dask, &format!("{first}; it is started again"));
         }
+    }
+
+    /// Its guard has said hello.
+    fn scheduler_runs(&mut self, now: Timestamp) {
+        self.dask.health.state = "running".into();
+        self.dask.control(Control::Running);
+        self.dask_runs();
+        self.phases.done(PhaseName::Dask, now);
     }
 
     /// Dask is up: from now on an end is an accident, not a failed start.
@@ -508,10 +513,7 @@ impl Driver {
         match (hello.kind, hub) {
             (PeerKind::Scheduler, Some(hub)) => {
                 self.dask.health.address = Some(hello.address);
-                self.dask.health.state = "running".into();
-                self.dask.control(Control::Running);
-                self.dask_runs();
-                self.phases.done(PhaseName::Dask, Timestamp::now());
+                self.scheduler_runs(Timestamp::now());
                 self.publish();
                 hub.report(&hub.own.clone(), self.report.borrow().clone());
                 hub.scheduler_started(hello.workers);

@@ -37,6 +37,19 @@ unique_subject = no
 commonName = supplied
 ";
 
+/// Arguments of `openssl req` for a new key in this file.
+fn new_key(file: &str) -> [&str; 7] {
+    [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-keyout",
+        file,
+    ]
+}
+
 impl<'a> Authority<'a> {
     fn make(folder: &'a Path, name: &str) -> Result<Self> {
         std::fs::create_dir(folder)?;
@@ -44,17 +57,8 @@ impl<'a> Authority<'a> {
         std::fs::write(folder.join("index.txt"), "")?;
         std::fs::write(folder.join("serial"), "01")?;
         let subject = format!("/CN={name}");
-        let key = [
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-keyout",
-            "ca.key",
-        ];
         let rest = ["-out", "ca.pem", "-days", "2", "-subj", &subject];
-        openssl(folder, &[&["req", "-x509"], &key[..], &rest[..]].concat())?;
+        openssl(folder, &[&["req", "-x509"], &new_key("ca.key")[..], &rest[..]].concat())?;
         Ok(Self(folder))
     }
 
@@ -62,18 +66,9 @@ impl<'a> Authority<'a> {
     fn leaf(&self, name: &str, [from, until]: [&str; 2]) -> Result<[PathBuf; 2]> {
         let [pem, key, csr] = ["pem", "key", "csr"].map(|e| format!("{name}.{e}"));
         let subject = format!("/CN={name}");
-        let new = [
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-keyout",
-            &key,
-        ];
         openssl(
             self.0,
-            &[&["req"], &new[..], &["-new", "-out", &csr, "-subj", &subject]].concat(),
+            &[&["req"], &new_key(&key)[..], &["-new", "-out", &csr, "-subj", &subject]].concat(),
         )?;
         let signer = [
             "-config", "ca.cnf", "-cert", "ca.pem", "-keyfile", "ca.key", "-batch", "-notext",
