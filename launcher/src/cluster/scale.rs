@@ -204,13 +204,13 @@ async fn grow(
             })
         }
         Err(mut e) => {
-            // The logs of what is deleted are gone as well.
-            e.hint.retain(|h| !h.starts_with("herdsman logs"));
             let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
             let fine = |n: &NodeName| status.nodes.iter().any(|s| s.name == *n && s.state == NodeState::Ready);
             let failed: Vec<NodeName> = names.into_iter().filter(|n| !fine(n)).collect();
             match remove(ctx, access, &failed, "did not start").await {
                 Ok(left) if left.is_empty() => {
+                    // The logs of what is deleted are gone as well.
+                    e.hint.retain(|h| !h.starts_with("herdsman logs"));
                     e.message += &format!(
                         "\n  done: {} new workers that did not start were deleted; {} workers are ready",
                         failed.len(),

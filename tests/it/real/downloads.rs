@@ -86,7 +86,7 @@ fn what_is_not_the_agent_never_runs_on_a_machine() -> Result<()> {
     let ended = end(&mut up, || Ok(()))?;
     ensure!(ended.code == 0, "{}{}", ended.out, cluster.consoles());
 
-    // A worker: the command ends with the cause, and goes on when it is called again.
+    // A worker: the command ends with the cause, and the node is not expected any more.
     cluster.files.serve("agent", Serve::Tampered);
     let mut scale = cluster.start(&["scale", NAME, "2", "--start-timeout", "25s"])?;
     make(&mut cluster, W1, &mut scale, Setup::default())?;
@@ -107,14 +107,17 @@ fn what_is_not_the_agent_never_runs_on_a_machine() -> Result<()> {
     let boot = cluster.ok(&["logs", NAME, W1, "--boot"])?.out;
     ensure!(boot.contains("herdsman: no agent from"), "{boot}");
     cluster.files.serve("agent", Serve::Whole);
-    cluster.wait_for_state(W1, "ready")?;
+    cluster.machine(W1)?.wait_for("that it is not let in", LONG, |m| {
+        Ok(m.console().contains("not enrolled yet: the hub at ").then_some(()))
+    })?;
+    ensure!(!cluster.status()?.to_string().contains(W1));
 
     // A machine without room for the environment.
     let tight = Setup {
         disk: Some(32 << 20),
         ..Setup::default()
     };
-    let mut scale = cluster.start(&["scale", NAME, "3", "--start-timeout", "60s"])?;
+    let mut scale = cluster.start(&["scale", NAME, "2", "--start-timeout", "60s"])?;
     make(&mut cluster, W2, &mut scale, tight)?;
     let ended = end(&mut scale, || Ok(()))?;
     ensure!(
