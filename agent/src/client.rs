@@ -38,6 +38,7 @@ type Body = Full<Bytes>;
 
 /// How long the first packet may be on its way before another is sent.
 const FIRST_DIAL: Duration = Duration::from_millis(100);
+const LAST_DIAL: Duration = Duration::from_millis(800);
 
 const WHOM: &str = "the hub";
 
@@ -62,7 +63,7 @@ impl HubClient {
 
     /// A hub that does not know us yet keeps us out without an answer, and learns
     /// of us soon. The kernel asks again after one second, three, seven; we ask
-    /// anew at once, and then less and less often.
+    /// anew at once, and then a little less often.
     async fn dial(&self) -> std::io::Result<TcpStream> {
         let mut patience = FIRST_DIAL;
         loop {
@@ -76,7 +77,7 @@ impl HubClient {
             if let Ok(done) = tokio::time::timeout(patience, socket.connect(self.hub)).await {
                 return done;
             }
-            patience *= 2;
+            patience = (patience * 2).min(LAST_DIAL);
         }
     }
 

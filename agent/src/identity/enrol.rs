@@ -13,6 +13,11 @@ use crate::client::HubClient;
 /// First wait between two tries; a hub on the same machine is installed within
 /// a few tens of milliseconds.
 const FIRST_WAIT: Duration = Duration::from_millis(40);
+/// Longest wait while the hub's machine may still be booting: a worker that is there
+/// first shall not be the last to know.
+const WAIT_FOR_BOOT: Duration = Duration::from_millis(600);
+/// So many tries are about 20 seconds.
+const TRIES_FOR_BOOT: u32 = 36;
 /// Longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 /// Longest wait for one answer.
@@ -23,6 +28,14 @@ const ANSWER: Duration = Duration::from_secs(20);
 pub fn wait(n: u32, dice: f64) -> Duration {
     let grown = FIRST_WAIT.as_secs_f64() * 1.5_f64.powi(i32::try_from(n.min(60)).unwrap_or(60));
     Duration::from_secs_f64(grown.min(LONGEST_WAIT.as_secs_f64()) * (0.5 + dice))
+}
+
+/// The same for the first way to a hub, which may still be booting.
+fn wait_for_boot(n: u32, dice: f64) -> Duration {
+    match n.checked_sub(TRIES_FOR_BOOT) {
+        None => wait(n, dice).min(WAIT_FOR_BOOT.mul_f64(0.5 + dice)),
+        Some(n) => wait(n + 7, dice),
+    }
 }
 
 /// A number from 0 to 1 for jitter.
@@ -121,7 +134,7 @@ pub async fn enrol(join: &JoinConfig, store: &Store, said: impl Fn(&ApiError)) -
             }
         }
         let left = join.deadline.since(Timestamp::now());
-        tokio::time::sleep(wait(tries, dice()).min(left)).await;
+        tokio::time::sleep(wait_for_boot(tries, dice()).min(left)).await;
         tries += 1;
     }
 }
@@ -149,6 +162,10 @@ mod tests {
         assert!(wait(0, 0.0) >= FIRST_WAIT / 2);
         assert!(wait(5, 0.5) > wait(4, 0.5));
         assert_eq!(wait(1000, 0.5), LONGEST_WAIT);
+        let first: Duration = (0..TRIES_FOR_BOOT).map(|n| wait_for_boot(n, 0.5)).sum();
+        assert!((15..30).contains(&first.as_secs()), "{first:?}");
+        assert!(wait_for_boot(TRIES_FOR_BOOT, 0.5) >= WAIT_FOR_BOOT);
+        assert_eq!(wait_for_boot(1000, 0.5), LONGEST_WAIT);
         assert!((0.0..=1.0).contains(&dice()));
     }
 }

@@ -16,7 +16,7 @@ use crate::state::Record;
 /// Wait between two tries to reach a hub that boots: an agent on this machine
 /// is there within milliseconds, one in a cloud within half a minute.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// An installation that an agent's end cut off is tried so often in all.
 const INSTALLS: u32 = 5;
 /// And after this long.

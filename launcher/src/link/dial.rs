@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use herdsman_wire::{ApiError, Code, limits, tls};
 use rustls::ClientConfig;
@@ -18,6 +19,10 @@ use tokio_rustls::client::TlsStream;
 
 /// Bytes read ahead of TLS.
 const AHEAD: usize = 64 * 1024;
+
+/// How long a first packet may be on its way before another is sent: more than any
+/// way around the earth takes.
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// How the hub is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +81,7 @@ impl Reach {
     async fn dial(&self) -> std::io::Result<Carrier> {
         match self {
             Self::Direct(address) => {
-                let tcp = TcpStream::connect(address).await?;
+                let tcp = knock(*address).await?;
                 tcp.set_nodelay(true)?;
                 Ok(Carrier::Tcp(BufReader::with_capacity(AHEAD, tcp)))
             }
@@ -99,6 +104,16 @@ impl Reach {
                     _ => Err(none()),
                 }
             }
+        }
+    }
+}
+
+/// A machine that boots, or does not know us yet, keeps us out without an answer. The
+/// kernel would ask again after one second, three, seven; we ask anew at once.
+async fn knock(address: SocketAddr) -> std::io::Result<TcpStream> {
+    loop {
+        if let Ok(done) = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
+            return done;
         }
     }
 }
