@@ -106,7 +106,8 @@ async def look(port, url, screenshot):
 
 def main():
     url, screenshot = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as folder:
+    # Its children may write a little longer than it lives.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = ["chromium", *FLAGS, f"--user-data-dir={folder}", "about:blank"]
         chromium = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

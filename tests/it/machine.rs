@@ -4,40 +4,35 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use herdsman_tests::home::turn;
 use herdsman_tests::machines::network::LAPTOP;
-use herdsman_tests::machines::run::{self, Run};
+use herdsman_tests::machines::run;
 use herdsman_tests::machines::{
     Files, Machine, Network, Serve, Setup, Vm, VmSetup, available, cgroup, complete, probe, scan,
 };
+use herdsman_tests::turn::turn;
 
 const FETCH: &str = "curl -sS --fail --max-time 20 -o /var/tmp/got";
 
-/// What the machine under the tests has of ours: mounts, namespaces, groups.
-fn leftovers(run: &Run) -> Result<Vec<String>> {
+/// What this computer has of a machine, its folder and group, and of its network.
+fn leftovers(folder: &Path, group: &str, network: &str) -> Result<Vec<String>> {
     let mut left = Vec::new();
+    let inside = format!("{}/", folder.display());
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    left.extend(
-        mounts
-            .lines()
-            .filter(|l| l.starts_with("herdsman-test "))
-            .map(str::to_owned),
-    );
+    left.extend(mounts.lines().filter(|l| l.contains(&inside)).map(str::to_owned));
     for name in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = name.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&run.prefix()) {
+        if name == network || name.starts_with(&format!("{network}s")) {
             left.push(name);
         }
     }
-    if !cgroup::members(&run.group()).is_empty() {
-        left.push(run.group());
+    if cgroup::exists(group) || !cgroup::members(group).is_empty() {
+        left.push(group.to_owned());
     }
-    for entry in std::fs::read_dir(run.folder())?.flatten() {
-        left.push(entry.path().display().to_string());
+    if folder.exists() {
+        left.push(inside);
     }
     Ok(left)
 }
@@ -89,10 +84,12 @@ echo THE USER-DATA WAS HERE
     machine.power_off()?;
     ensure!(!machine.runs()?);
 
-    let run = Arc::clone(network.run());
+    let (folder, group) = (machine.folder().to_owned(), machine.group().to_owned());
+    let named = network.laptop().name().to_owned();
+    ensure!(!leftovers(&folder, &group, &named)?.is_empty());
     drop(machine);
     drop(network);
-    let left = leftovers(&run)?;
+    let left = leftovers(&folder, &group, &named)?;
     ensure!(left.is_empty(), "left: {left:?}");
     Ok(())
 }

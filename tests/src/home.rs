@@ -3,14 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// Clusters share two cores with everything else: one test at a time.
-static ONE: Mutex<()> = Mutex::new(());
+use crate::turn::{Turn, turn};
 
 /// How long anything may take; the machine may be busy.
 pub const LONG: Duration = Duration::from_secs(90);
@@ -20,12 +18,7 @@ pub const LONG: Duration = Duration::from_secs(90);
 pub struct Home {
     dir: tempfile::TempDir,
     python: PathBuf,
-    _one: MutexGuard<'static, ()>,
-}
-
-/// Waits for this test's turn; for tests without a [`Home`], which waits by itself.
-pub fn turn() -> MutexGuard<'static, ()> {
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    _turn: Turn,
 }
 
 /// The interpreter that tests use: `HERDSMAN_TEST_PYTHON`, else `python3`.
@@ -90,12 +83,12 @@ impl Home {
     /// # Errors
     /// When programs or Python are missing.
     pub fn new() -> Result<Self> {
-        let one = turn();
+        let turn = turn();
         Ok(Self {
             // Short: paths of sockets have room for 107 bytes.
             dir: tempfile::Builder::new().prefix("hm").tempdir_in("/tmp")?,
             python: python()?,
-            _one: one,
+            _turn: turn,
         })
     }
 

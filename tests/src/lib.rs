@@ -9,3 +9,4 @@ pub mod manual;
 pub mod metadata;
 pub mod mirror;
 pub mod trouble;
+pub mod turn;

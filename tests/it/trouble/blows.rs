@@ -17,10 +17,11 @@ fn has_logged(home: &Home, node: &str, text: &str) -> bool {
 }
 
 /// Starts a cluster and kills a node's agent once, when it has logged a text.
-fn up_with_a_blow(node: &str, text: &str) -> Result<()> {
+fn up_with_a_blow(cluster: &str, role: &str, text: &str) -> Result<()> {
     let home = Home::new()?;
+    let node = &format!("{cluster}-{role}");
     let child = home
-        .command(&["up", "tblow", "--workers", "1"])?
+        .command(&["up", cluster, "--workers", "1"])?
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
@@ -36,49 +37,49 @@ fn up_with_a_blow(node: &str, text: &str) -> Result<()> {
     let ran: Ran = child.wait_with_output()?.into();
     ensure!(ran.code == 0, "{node} after `{text}`: {ran:?}");
     let sum = home.compute(
-        "tblow",
+        cluster,
         "from dask.distributed import Client; print(Client().submit(sum, range(10)).result())",
     )?;
     ensure!(sum.trim() == "45", "{sum}");
     ensure!(has_logged(&home, node, "ended: SIGKILL"), "the blow missed");
-    home.ok(&["down", "tblow"])?;
+    home.ok(&["down", cluster])?;
     home.assert_clean()?;
-    assert_no_namespace("tblow")
+    assert_no_namespace(cluster)
 }
 
 #[test]
 fn a_hub_that_just_started_is_killed() -> Result<()> {
-    up_with_a_blow("tblow-scheduler", "the agent starts")
+    up_with_a_blow("thub1", "scheduler", "the agent starts")
 }
 
 #[test]
 fn a_hub_that_was_just_installed_is_killed() -> Result<()> {
-    up_with_a_blow("tblow-scheduler", "installed as the cluster's hub")
+    up_with_a_blow("thub2", "scheduler", "installed as the cluster's hub")
 }
 
 #[test]
 fn a_hub_whose_environment_is_ready_is_killed() -> Result<()> {
-    up_with_a_blow("tblow-scheduler", "environment is ready")
+    up_with_a_blow("thub3", "scheduler", "environment is ready")
 }
 
 #[test]
 fn a_hub_that_just_started_dask_is_killed() -> Result<()> {
-    up_with_a_blow("tblow-scheduler", "started Dask")
+    up_with_a_blow("thub4", "scheduler", "started Dask")
 }
 
 #[test]
 fn a_worker_that_just_started_is_killed() -> Result<()> {
-    up_with_a_blow("tblow-w0", "the agent starts")
+    up_with_a_blow("twrk1", "w0", "the agent starts")
 }
 
 #[test]
 fn a_worker_whose_environment_is_ready_is_killed() -> Result<()> {
-    up_with_a_blow("tblow-w0", "environment is ready")
+    up_with_a_blow("twrk2", "w0", "environment is ready")
 }
 
 #[test]
 fn a_worker_that_just_started_dask_is_killed() -> Result<()> {
-    up_with_a_blow("tblow-w0", "started Dask")
+    up_with_a_blow("twrk3", "w0", "started Dask")
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -113,6 +113,18 @@ impl Machine {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The folder of all that it has on this computer.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.console.parent().unwrap_or(&self.console)
+    }
+
+    /// Its control group.
+    #[must_use]
+    pub fn group(&self) -> &str {
+        &self.group
     }
 
     /// Its address.
