@@ -153,6 +153,7 @@ async fn cluster(session: &Session, name: &herdsman_wire::ClusterName, report: &
         Ok(status) => {
             nodes(name, &status, report);
             firewall(name, &status, report);
+            incidents(&status, report);
             report.status = Some(status);
         }
         Err(e) => report.error("status", &e.into()),
@@ -251,6 +252,18 @@ fn nodes(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut
                 format!("{} is {}", node.name, format!("{state:?}").to_lowercase()),
                 format!("herdsman logs {name} {}", node.name),
             ),
+        }
+    }
+}
+
+/// Misused certificates; of a node that is gone they are history.
+fn incidents(status: &ClusterStatus, report: &mut Report) {
+    for incident in status.incidents.iter().rev() {
+        let what = super::incidents::sentence(incident);
+        if super::incidents::is_open(status, incident) {
+            report.bad(what, super::incidents::hint(status, incident));
+        } else {
+            report.fine(format!("refused, and the node is removed: {what}"));
         }
     }
 }

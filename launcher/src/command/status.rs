@@ -107,6 +107,7 @@ fn text(record: &Record, status: &ClusterStatus) -> String {
         );
     }
     out += &firewall(status);
+    out += &super::incidents::text(status);
     out += &endings(status);
     out
 }
