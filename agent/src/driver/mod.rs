@@ -26,6 +26,7 @@ mod input;
 mod install;
 mod notice;
 mod power;
+mod troubles;
 mod upgrade;
 mod worker_side;
 
@@ -305,6 +306,7 @@ impl Driver {
                 _ = tick.tick() => self.tick(),
                 _ = measure.tick() => {
                     self.measured.health = self.sampler.sample();
+                    self.look_at_disk();
                     self.check_firewall();
                     self.publish();
                 }
@@ -379,6 +381,7 @@ impl Driver {
             crl: self.crl,
             notice: self.notice.clone(),
             firewall: self.firewall.report(),
+            troubles: self.troubles(),
         };
         self.manager.status(&self.phases.summary());
         if report.dask.versions == Some(Versions::default()) {

@@ -335,7 +335,9 @@ impl Hub {
             tracing::warn!(%from, who, what, code = %error.code, "refused: {}", error.message);
         }
         if let Some(kind) = incident
-            && self.incidents.add(kind, node.as_ref(), from, &error.message, Timestamp::now())
+            && self
+                .incidents
+                .add(kind, node.as_ref(), from, &error.message, Timestamp::now())
         {
             // Whoever watches hears of the first one; `status` counts them all.
             let text = format!("refused a request from {from}: {}", error.message);

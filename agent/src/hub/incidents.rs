@@ -116,7 +116,10 @@ mod tests {
         audit.refusal("clone", "x", json!({"from": "nowhere"}));
         let all = Incidents::of(&format!("{}{{cut", audit.read(1 << 20).unwrap())).all();
         assert_eq!(all.len(), 1, "{all:?}");
-        assert_eq!((all[0].count, all[0].from, all[0].why.as_str()), (2, ip(9), "used before"));
+        assert_eq!(
+            (all[0].count, all[0].from, all[0].why.as_str()),
+            (2, ip(9), "used before")
+        );
         assert_eq!(all[0].node.as_ref().unwrap().as_str(), "demo-w0");
     }
 }

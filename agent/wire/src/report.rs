@@ -225,6 +225,9 @@ pub struct NodeReport {
     pub notice: Option<Notice>,
     /// The packet filter.
     pub firewall: FirewallReport,
+    /// What is wrong with a node that goes on all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<ApiError>,
 }
 
 /// The packet filter of a node.

@@ -226,7 +226,13 @@ fn nodes(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut
     for node in &status.nodes {
         let phase = node.report.phases.iter().find_map(|p| p.error.as_ref());
         let h = &node.report.health;
+        for e in &node.report.troubles {
+            let named = e.hint.join("\n").replace("NAME NODE", &format!("{name} {}", node.name));
+            report.bad(format!("{}: {e}", node.name), named);
+        }
         match (node.state, phase) {
+            // Told above.
+            (NodeState::Ready, _) if !node.report.troubles.is_empty() => {}
             (NodeState::Ready, _) if h.disk_total > 0 && h.disk_free < h.disk_total / 50 => report.bad(
                 format!("{}: the disk is nearly full", node.name),
                 "free space, or make the disk larger",

@@ -5,8 +5,6 @@ use std::net::IpAddr;
 use herdsman_wire::report::{ClusterStatus, Incident, NodeState};
 use herdsman_wire::{ClusterName, NodeName};
 
-use crate::ui::iso;
-
 /// Incidents that `status` shows; `doctor` shows them all.
 const SHOWN: usize = 3;
 
@@ -37,15 +35,15 @@ pub(super) fn sentence(incident: &Incident) -> String {
         _ => incident.why.clone(),
     };
     let Incident {
-        count, from, first, last, ..
+        count,
+        from,
+        first,
+        last,
+        ..
     } = incident;
     match count {
-        0 | 1 => format!("{what}, once from {from}, at {}", iso(*last)),
-        n => format!(
-            "{what}, {n} times from {from}, first at {} and last at {}",
-            iso(*first),
-            iso(*last)
-        ),
+        0 | 1 => format!("{what}, once from {from}, at {last}"),
+        n => format!("{what}, {n} times from {from}, first at {first} and last at {last}"),
     }
 }
 
@@ -81,7 +79,9 @@ fn hints(cluster: &ClusterName, node: &NodeName, incident: &Incident, is_own: bo
             remove("where its machine has another address now"),
             format!("otherwise find out who at {from} has got a key of {node}"),
         ],
-        ("wrong-name", _) => vec![format!("give each machine the user-data of its own node; {node} stays out")],
+        ("wrong-name", _) => vec![format!(
+            "give each machine the user-data of its own node; {node} stays out"
+        )],
         ("clone", _) => vec![remove("where it still runs")],
         _ => vec![format!("herdsman logs {cluster} {node}")],
     }
@@ -122,7 +122,10 @@ mod tests {
         let (cluster, node) = ("demo".parse().unwrap(), "demo-w0".parse().unwrap());
         let hints = |kind, is_own| hints(&cluster, &node, &incident(kind, 1), is_own);
         let (own, other) = (hints("double-use", true), hints("double-use", false));
-        assert!(own[0].starts_with("herdsman remove demo demo-w0 ") && own.len() == 1, "{own:?}");
+        assert!(
+            own[0].starts_with("herdsman remove demo demo-w0 ") && own.len() == 1,
+            "{own:?}"
+        );
         assert!(other[0].starts_with("herdsman remove demo demo-w0 "), "{other:?}");
         assert!(other[1].contains("10.0.0.9 can read demo-w0's user-data"), "{other:?}");
     }
