@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use herdsman_tests::home::Ran;
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER, static_agent};
-use herdsman_tests::machines::{Cluster, LONG, Machine, available};
+use herdsman_tests::machines::{Cluster, LONG, Machine, Setup, available, is_complete};
 use serde_json::Value;
 
 /// Where tasks leave a line for each execution: Dask's own folder, which lives through
 /// a reboot.
 const COUNTS: &str = "/var/lib/herdsman/home/counts";
-/// How long a worker is cut off.
-const CUT: Duration = Duration::from_secs(60);
+/// How long a worker is cut off: longer than it takes to be missed.
+fn cut_lasts() -> Duration {
+    Duration::from_secs(if is_complete() { 60 } else { 12 })
+}
 /// Tasks of a computation; with two threads a worker it takes about six seconds.
 const TASKS: u32 = 72;
 
@@ -29,9 +31,15 @@ fn a_cluster_of_machines_survives_what_befalls_it() -> Result<()> {
         return Ok(());
     }
     let mut cluster = super::cluster()?;
+    let small = Setup {
+        disk: Some(super::full_disk::SIZE),
+        ..Setup::default()
+    };
+    cluster.setups.insert(super::full_disk::NODE.to_owned(), small);
     cluster.up(3)?;
     step("agents are killed", || kill_agents(&cluster))?;
     step("a worker's Dask is killed", || kill_workers_dask(&cluster))?;
+    step("a worker's disk is full", || super::full_disk::blow(&cluster))?;
     step("agents are upgraded", || upgrade(&cluster))?;
     step("the scheduler's Dask is killed", || kill_scheduler_s_dask(&cluster))?;
     step("the scheduler reboots", || reboot_scheduler(&cluster))?;
@@ -164,13 +172,13 @@ fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> 
     }
 }
 
-fn node(status: &Value, name: &str) -> Value {
+pub(super) fn node(status: &Value, name: &str) -> Value {
     let nodes = status["status"]["nodes"].as_array().cloned().unwrap_or_default();
     nodes.into_iter().find(|n| n["name"] == name).unwrap_or_default()
 }
 
 /// Waits for a state of all nodes that `status` shows. It may fail meanwhile.
-fn wait_for_status(cluster: &Cluster, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(super) fn wait_for_status(cluster: &Cluster, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     let mut last = String::new();
     let found = wait_for(what, || {
         let ran = cluster.run(&["status", NAME, "-o", "json"])?;
@@ -182,7 +190,7 @@ fn wait_for_status(cluster: &Cluster, what: &str, wanted: impl Fn(&Value) -> boo
 }
 
 /// Whether these nodes are all ready.
-fn all_ready(status: &Value, names: &[&str]) -> bool {
+pub(super) fn all_ready(status: &Value, names: &[&str]) -> bool {
     names.iter().all(|n| node(status, n)["state"] == "ready")
 }
 
@@ -190,11 +198,11 @@ const ALL: [&str; 4] = [SCHEDULER, "demo-w0", "demo-w1", "demo-w2"];
 
 /// The cluster is whole: all are ready. The computation of the next blow shows that
 /// the workers are at work again.
-fn is_whole(cluster: &Cluster) -> Result<Value> {
+pub(super) fn is_whole(cluster: &Cluster) -> Result<Value> {
     wait_for_status(cluster, "all nodes are ready", |s| all_ready(s, &ALL))
 }
 
-fn pid_of_agent(machine: &Machine) -> Result<i32> {
+pub(super) fn pid_of_agent(machine: &Machine) -> Result<i32> {
     let text = machine.ok("systemctl show --property=MainPID --value herdsman-agent")?;
     let pid = text.trim().parse()?;
     ensure!(pid > 1, "{} has no agent", machine.name());
@@ -347,7 +355,7 @@ fn cut_and_reboot_workers(cluster: &Cluster) -> Result<()> {
     second.still_goes_on()?;
     second.ends_right()?;
     wait_for_status(cluster, "the node is back", |s| all_ready(s, &rest))?;
-    std::thread::sleep(CUT.saturating_sub(since.elapsed()));
+    std::thread::sleep(cut_lasts().saturating_sub(since.elapsed()));
     cut.mend()?;
     let after = identities(&is_whole(cluster)?, &[]);
     ensure!(before == after, "{before:?}\n{after:?}");

@@ -4,6 +4,7 @@
 mod baked;
 mod blows;
 mod downloads;
+mod full_disk;
 mod strangers;
 
 use std::path::Path;
