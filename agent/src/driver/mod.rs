@@ -306,7 +306,6 @@ impl Driver {
                 _ = tick.tick() => self.tick(),
                 _ = measure.tick() => {
                     self.measured.health = self.sampler.sample();
-                    self.look_at_disk();
                     self.check_firewall();
                     self.publish();
                 }
@@ -342,6 +341,7 @@ impl Driver {
     fn tick(&mut self) {
         let now = Timestamp::now();
         let expired = self.phases.expire(now);
+        self.look_at_disk();
         self.renew_when_due(now);
         self.take_root_s_wishes();
         self.end_when_due();

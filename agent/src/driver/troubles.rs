@@ -24,11 +24,18 @@ impl Driver {
         health::disk_trouble(&self.measured.health, &self.join.paths.state)
     }
 
-    /// Once there is room again, what failed for the lack of it is done at once.
+    /// Looks at nothing but the disk, which costs a system call, so that a full one is
+    /// told at once. When there is room again, what failed for lack of it is done.
     pub(super) fn look_at_disk(&mut self) {
-        let for_room = self.renewal.failed.as_ref().is_some_and(|e| e.code == Code::Disk);
-        if for_room && self.disk_trouble().is_none() {
+        let health = self.sampler.with_disk(&self.measured.health);
+        let is_full = health::disk_trouble(&health, &self.join.paths.state).is_some();
+        if is_full == self.disk_trouble().is_some() {
+            return;
+        }
+        self.measured.health = health;
+        if !is_full && self.renewal.failed.as_ref().is_some_and(|e| e.code == Code::Disk) {
             self.renew_soon();
         }
+        self.publish();
     }
 }

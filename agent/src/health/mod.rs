@@ -92,6 +92,14 @@ impl Sampler {
         }
     }
 
+    /// An earlier measurement with the disk as it is now.
+    #[must_use]
+    pub fn with_disk(&self, earlier: &Health) -> Health {
+        let mut health = earlier.clone();
+        self.disk(&mut health);
+        health
+    }
+
     fn disk(&self, health: &mut Health) {
         if let Ok(stat) = rustix::fs::statvfs(&self.state) {
             health.disk_total = stat.f_blocks.saturating_mul(stat.f_frsize);

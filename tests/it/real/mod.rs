@@ -3,6 +3,7 @@
 
 mod baked;
 mod blows;
+mod cut;
 mod downloads;
 mod full_disk;
 mod strangers;
