@@ -22,6 +22,8 @@ const RETRY_MOST: Duration = Duration::from_secs(600);
 pub(super) struct Renewal {
     due: Option<Timestamp>,
     running: bool,
+    /// Why the last one failed.
+    pub(super) failed: Option<ApiError>,
 }
 
 /// When to renew: after the given age, moved by up to an eighth to either side
@@ -86,6 +88,7 @@ impl Driver {
         self.renewal.running = false;
         match outcome {
             Ok(identity) => {
+                self.renewal.failed = None;
                 let after = Duration::from_secs(identity.issued.renew_after_seconds);
                 let first = self.identity.is_none();
                 self.renewal.due = Some(due(identity.since, after, dice()));
@@ -109,6 +112,7 @@ impl Driver {
             Err(e) => {
                 let ends = self.identity.as_ref().map_or(now, |i| i.issued.not_after);
                 tracing::warn!("certificates cannot be renewed: {e}");
+                self.renewal.failed = Some(e.clone());
                 match e.code {
                     Code::Clone | Code::Revoked => {
                         tracing::error!("this node is not trusted any more; it ends");

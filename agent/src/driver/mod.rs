@@ -26,6 +26,7 @@ mod input;
 mod install;
 mod notice;
 mod power;
+mod troubles;
 mod upgrade;
 mod worker_side;
 
@@ -340,6 +341,7 @@ impl Driver {
     fn tick(&mut self) {
         let now = Timestamp::now();
         let expired = self.phases.expire(now);
+        self.look_at_disk();
         self.renew_when_due(now);
         self.take_root_s_wishes();
         self.end_when_due();
@@ -379,6 +381,7 @@ impl Driver {
             crl: self.crl,
             notice: self.notice.clone(),
             firewall: self.firewall.report(),
+            troubles: self.troubles(),
         };
         self.manager.status(&self.phases.summary());
         if report.dask.versions == Some(Versions::default()) {

@@ -8,6 +8,7 @@ pub mod parse;
 use std::path::{Path, PathBuf};
 
 use herdsman_wire::report::Health;
+use herdsman_wire::{ApiError, Code};
 use tokio::time::Instant;
 
 use parse::{CpuTimes, NetBytes};
@@ -91,6 +92,14 @@ impl Sampler {
         }
     }
 
+    /// An earlier measurement with the disk as it is now.
+    #[must_use]
+    pub fn with_disk(&self, earlier: &Health) -> Health {
+        let mut health = earlier.clone();
+        self.disk(&mut health);
+        health
+    }
+
     fn disk(&self, health: &mut Health) {
         if let Ok(stat) = rustix::fs::statvfs(&self.state) {
             health.disk_total = stat.f_blocks.saturating_mul(stat.f_frsize);
@@ -107,6 +116,32 @@ const ROOM: u64 = 16 * 1024;
 #[must_use]
 pub fn is_full(folder: &Path) -> bool {
     rustix::fs::statvfs(folder).is_ok_and(|s| s.f_bavail.saturating_mul(s.f_frsize) < ROOM)
+}
+
+/// A disk with less than this share of it free is full in practice: one in so many.
+const FULL_SHARE: u64 = 100;
+/// And of a large disk, with less than this free, bytes.
+const FULL_BELOW: u64 = 64 << 20;
+
+/// Whether the measured disk is full, in words.
+#[must_use]
+pub fn disk_trouble(health: &Health, folder: &Path) -> Option<ApiError> {
+    let Health {
+        disk_total, disk_free, ..
+    } = *health;
+    let least = (disk_total / FULL_SHARE).min(FULL_BELOW);
+    // Whole MiB, so that the report does not change with each line of a log.
+    (disk_free < least).then(|| {
+        let text = format!(
+            "the disk of {} is full: {} of {} MiB are free; nothing can be spilled or renewed",
+            folder.display(),
+            disk_free >> 20,
+            disk_total >> 20
+        );
+        ApiError::new(Code::Disk, text)
+            .with_hint("herdsman exec NAME NODE -- df -h     says which disk it is")
+            .with_hint("free space there, or give the nodes larger disks; the node goes on by itself then")
+    })
 }
 
 #[cfg(test)]
@@ -130,6 +165,26 @@ mod tests {
         assert_eq!((h.cpu_percent, h.net_rx_rate), (0.0, 0.0));
         let again = sampler.sample();
         assert!((0.0..=100.0).contains(&again.cpu_percent));
+    }
+
+    #[test]
+    fn a_full_disk_is_a_trouble_and_a_small_one_is_not() {
+        let told = |disk_total: u64, disk_free: u64| {
+            let health = Health {
+                disk_total,
+                disk_free,
+                ..Health::default()
+            };
+            disk_trouble(&health, "/var/lib/herdsman".as_ref()).map(|e| e.message)
+        };
+        assert_eq!(told(0, 0), None, "not measured");
+        assert_eq!(told(300 << 20, 3 << 20), None);
+        assert_eq!(
+            told(300 << 20, (3 << 20) - 1).unwrap(),
+            "the disk of /var/lib/herdsman is full: 2 of 300 MiB are free; nothing can be spilled or renewed"
+        );
+        assert_eq!(told(1 << 40, 65 << 20), None);
+        assert!(told(1 << 40, 63 << 20).is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -158,6 +158,7 @@ impl Audit {
             prev: inner.prev.clone(),
         };
         let Ok(text) = serde_json::to_string(&line) else { return };
+        let before = inner.file.metadata().map(|m| m.len());
         match inner.file.write_all(format!("{text}\n").as_bytes()) {
             Ok(()) => {
                 inner.seq += 1;
@@ -165,6 +166,10 @@ impl Audit {
                 inner.failed = false;
             }
             Err(e) => {
+                // Half a line would break the chain for all that follow.
+                if let Ok(len) = before {
+                    let _ = inner.file.set_len(len);
+                }
                 if !inner.failed {
                     tracing::error!(path = %self.path.display(), "audit log cannot be written: {e}");
                 }

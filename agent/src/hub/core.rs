@@ -24,6 +24,7 @@ use super::blobs::Blobs;
 use super::decisions::Refusal;
 use super::ending::{self, Activity};
 use super::events::Events;
+use super::incidents::Incidents;
 use super::issue::{Issuers, IssuingKeys};
 use super::journal::{Entry, Journal};
 use super::live::Live;
@@ -99,6 +100,8 @@ pub struct Hub {
     pub audit: Audit,
     /// What happened.
     pub events: Events,
+    /// Misused certificates.
+    pub(super) incidents: Incidents,
     /// Live connections.
     pub live: Arc<Live>,
     /// Streams that wait for their node.
@@ -125,6 +128,9 @@ pub struct Hub {
     /// overtakes another.
     pub(super) crl_issued: tokio::sync::Mutex<Option<Instant>>,
 }
+
+/// Newest bytes of the audit log in which incidents of an earlier run are looked for.
+const AUDIT_READ: usize = 16 << 20;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -236,13 +242,15 @@ impl Hub {
             n.address = Some(installed.address.ip());
             n.role = Role::Scheduler;
         }
+        let audit = Audit::open(&dir.join("audit.jsonl"))?;
         let hub = Arc::new(Self {
             cluster: join.cluster.clone(),
             name: join.cluster_name.clone(),
             own,
             scheduler: installed.address,
             created: installed.created,
-            audit: Audit::open(&dir.join("audit.jsonl"))?,
+            incidents: Incidents::of(&audit.read(AUDIT_READ)?),
+            audit,
             events: Events::default(),
             live,
             streams: Streams::default(),
@@ -317,15 +325,23 @@ impl Hub {
 
     /// Puts a refusal into the audit log and hands its error on.
     pub fn refuse(&self, what: &str, who: &str, from: IpAddr, refusal: Refusal) -> ApiError {
-        let event = refusal.incident.unwrap_or("refuse");
-        let error = refusal.error;
+        let Refusal { error, incident, node } = refusal;
         if error.code != Code::TooEarly {
-            self.audit.refusal(
-                event,
-                who,
-                json!({"at": what, "from": from, "code": error.code, "why": error.message}),
-            );
+            let mut detail = json!({"at": what, "from": from, "code": error.code, "why": error.message});
+            if let Some(node) = &node {
+                detail["node"] = json!(node);
+            }
+            self.audit.refusal(incident.unwrap_or("refuse"), who, detail);
             tracing::warn!(%from, who, what, code = %error.code, "refused: {}", error.message);
+        }
+        if let Some(kind) = incident
+            && self
+                .incidents
+                .add(kind, node.as_ref(), from, &error.message, Timestamp::now())
+        {
+            // Whoever watches hears of the first one; `status` counts them all.
+            let text = format!("refused a request from {from}: {}", error.message);
+            self.events.push(node, EventKind::Note { text });
         }
         error
     }

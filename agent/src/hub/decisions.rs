@@ -26,11 +26,27 @@ pub struct Refusal {
     pub error: ApiError,
     /// `Some(event)` when it goes into the audit log as more than a refusal.
     pub incident: Option<&'static str>,
+    /// Whose certificate it is about; told with incidents.
+    pub node: Option<NodeName>,
+}
+
+impl Refusal {
+    fn incident(event: &'static str, node: &NodeName, error: ApiError) -> Self {
+        Self {
+            error,
+            incident: Some(event),
+            node: Some(node.clone()),
+        }
+    }
 }
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self { error, incident: None }
+        Self {
+            error,
+            incident: None,
+            node: None,
+        }
     }
 }
 
@@ -69,8 +85,10 @@ impl Registry {
                 }
                 // Spent, but the answer was never made: the hub died in between.
                 None if spent.keys == keys => Ok((spent.node.clone(), Decision::Sign)),
-                _ => Err(Refusal {
-                    error: ApiError::new(
+                _ => Err(Refusal::incident(
+                    "double-use",
+                    &spent.node,
+                    ApiError::new(
                         Code::EnrolSpent,
                         format!(
                             "the bootstrap certificate of {} was used before, with other keys",
@@ -78,10 +96,9 @@ impl Registry {
                         ),
                     )
                     .with_hint(
-                        "somebody else holds this machine's user-data, or its disk was cloned; see `herdsman logs`",
+                        "somebody else holds this machine's user-data, or its disk was cloned; see `herdsman doctor`",
                     ),
-                    incident: Some("double-use"),
-                }),
+                )),
             };
         }
         let unexpected = || ApiError::new(Code::EnrolUnexpected, "the hub does not expect this node");
@@ -94,10 +111,7 @@ impl Registry {
             return Err(unexpected().into());
         }
         if boot.label.as_deref() != Some(name.as_str()) {
-            return Err(Refusal {
-                error: unexpected(),
-                incident: Some("wrong-name"),
-            });
+            return Err(Refusal::incident("wrong-name", name, unexpected()));
         }
         match expected.address {
             Some(address) if address == canonical(from) => {}
@@ -106,13 +120,14 @@ impl Registry {
                 return Err(ApiError::new(Code::TooEarly, format!("the address of {name} is not known yet")).into());
             }
             Some(_) => {
-                return Err(Refusal {
-                    error: ApiError::new(
+                return Err(Refusal::incident(
+                    "wrong-address",
+                    name,
+                    ApiError::new(
                         Code::EnrolAddress,
                         format!("{from} is not the address of {name}; its certificate is good from there only"),
                     ),
-                    incident: Some("wrong-address"),
-                });
+                ));
             }
         }
         Ok((name.clone(), Decision::Sign))
@@ -138,10 +153,8 @@ impl Registry {
         }
         let any = node.expected.as_ref().is_some_and(|e| e.any_address);
         if !any && node.address != Some(canonical(from)) {
-            return Err(Refusal {
-                error: ApiError::new(Code::EnrolAddress, format!("{from} is not the address of {name}")),
-                incident: Some("wrong-address"),
-            });
+            let e = ApiError::new(Code::EnrolAddress, format!("{from} is not the address of {name}"));
+            return Err(Refusal::incident("wrong-address", &name, e));
         }
         let current = node.issued.as_ref().map_or(0, |i| i.generation);
         if let Kind::Agent { generation, .. } = cert.identity.kind
@@ -190,14 +203,15 @@ impl Registry {
 }
 
 fn clone_of(name: &NodeName, generation: u64, current: u64) -> Refusal {
-    Refusal {
-        error: ApiError::new(
+    Refusal::incident(
+        "clone",
+        name,
+        ApiError::new(
             Code::Clone,
             format!("{name} came with generation {generation} of its identity; generation {current} is in use"),
         )
         .with_hint("two machines hold this node's identity; it was cut off, make a new one with `herdsman scale`"),
-        incident: Some("clone"),
-    }
+    )
 }
 
 /// A v4 address that came mapped into v6 is the v4 address.

@@ -26,6 +26,7 @@ pub mod blobs;
 pub mod decisions;
 pub mod ending;
 pub mod events;
+pub mod incidents;
 pub mod issue;
 pub mod journal;
 pub mod live;

@@ -175,7 +175,7 @@ impl Hub {
     /// Takes a node's report.
     pub fn report(&self, node: &NodeName, report: NodeReport) {
         self.heard(node);
-        let (changed, notice, state, unaware) = {
+        let (changed, notice, troubles, state, unaware) = {
             let mut registry = self.registry();
             let Some(n) = registry.node_mut(node) else { return };
             let changed: Vec<_> = report
@@ -185,6 +185,8 @@ impl Hub {
                 .cloned()
                 .collect();
             let notice = report.notice.clone().filter(|_| n.report.notice != report.notice);
+            let is_news = |e: &&ApiError| !n.report.troubles.iter().any(|old| old.code == e.code);
+            let troubles: Vec<ApiError> = report.troubles.iter().filter(is_news).cloned().collect();
             n.report = report;
             let registered = match n.role {
                 Role::Worker => !n.workers.is_empty(),
@@ -195,8 +197,14 @@ impl Hub {
             let waits = |p: &Phase| p.phase == PhaseName::Dask && p.status != PhaseStatus::Done;
             let unaware =
                 n.role == Role::Worker && registered && n.report.dask.adopted && n.report.phases.iter().any(waits);
-            (changed, notice, state_of(&n.report, registered, n.state), unaware)
+            let state = state_of(&n.report, registered, n.state);
+            (changed, notice, troubles, state, unaware)
         };
+        for e in troubles {
+            tracing::warn!(%node, "{e}");
+            self.events
+                .push(Some(node.clone()), EventKind::Note { text: e.to_string() });
+        }
         if let Some(notice) = notice {
             self.on_notice(node, &notice);
         }

@@ -57,6 +57,7 @@ impl Hub {
             environment: spec.environment.id().map(str::to_owned),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             allowed,
+            incidents: self.incidents.all(),
             you: None,
         }
     }

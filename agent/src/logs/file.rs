@@ -22,6 +22,8 @@ pub(super) struct AgentFile {
     path: PathBuf,
     file: Option<File>,
     size: u64,
+    /// Whether the last line in the file is whole.
+    whole: bool,
 }
 
 impl AgentFile {
@@ -32,23 +34,29 @@ impl AgentFile {
             path: path.to_owned(),
             file: Some(file),
             size,
+            whole: true,
         })
     }
 
     /// Adds a line. A disk that is full must not stop the agent: the line is then
     /// in memory only.
     pub(super) fn write(&mut self, t: Timestamp, text: &str) {
-        let line = format!("{} {text}\n", t.0);
+        // A line that only half fitted onto the disk must not spoil the next one.
+        let front = if self.whole { "" } else { "\n" };
+        let line = format!("{front}{} {text}\n", t.0);
         if self.size + line.len() as u64 > SIZE {
             shift(&self.path, OLD);
             let _ = std::fs::rename(&self.path, numbered(&self.path, 1));
-            self.file = append(&self.path).ok();
+            self.file = None;
             self.size = 0;
         }
-        if let Some(file) = &mut self.file
-            && file.write_all(line.as_bytes()).is_ok()
-        {
-            self.size += line.len() as u64;
+        if self.file.is_none() {
+            // A disk that was full may have room again.
+            self.file = append(&self.path).ok();
+        }
+        if let Some(file) = &mut self.file {
+            self.whole = file.write_all(line.as_bytes()).is_ok();
+            self.size += if self.whole { line.len() as u64 } else { 0 };
         }
     }
 }

@@ -225,6 +225,9 @@ pub struct NodeReport {
     pub notice: Option<Notice>,
     /// The packet filter.
     pub firewall: FirewallReport,
+    /// What is wrong with a node that goes on all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<ApiError>,
 }
 
 /// The packet filter of a node.
@@ -374,9 +377,34 @@ pub struct ClusterStatus {
     /// Networks from which people are let in.
     #[serde(default)]
     pub allowed: Vec<IpNet>,
+    /// Misused certificates, the newest last; absent from hubs that do not tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incidents: Vec<Incident>,
     /// The asker's address as the hub sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub you: Option<IpAddr>,
+}
+
+/// Certificates of a node that somebody misused, and was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// The audit log's word for it: `double-use`, `wrong-address`, `wrong-name` or
+    /// `clone`; others may follow.
+    pub kind: String,
+    /// Whose certificate it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// Where it was used.
+    pub from: IpAddr,
+    /// How often. After a restart of the hub only what is in the audit log counts,
+    /// which leaves out floods.
+    pub count: u64,
+    /// When it was used so first.
+    pub first: Timestamp,
+    /// When it was used so last.
+    pub last: Timestamp,
+    /// What the caller was told.
+    pub why: String,
 }
 
 /// Something that happened, in the order in which it happened.

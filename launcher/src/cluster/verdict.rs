@@ -94,6 +94,7 @@ mod tests {
             scheduler_address: String::new(),
             agent_version: String::new(),
             allowed: Vec::new(),
+            incidents: Vec::new(),
             you: None,
         }
     }

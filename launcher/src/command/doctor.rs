@@ -153,6 +153,7 @@ async fn cluster(session: &Session, name: &herdsman_wire::ClusterName, report: &
         Ok(status) => {
             nodes(name, &status, report);
             firewall(name, &status, report);
+            incidents(&status, report);
             report.status = Some(status);
         }
         Err(e) => report.error("status", &e.into()),
@@ -225,7 +226,13 @@ fn nodes(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut
     for node in &status.nodes {
         let phase = node.report.phases.iter().find_map(|p| p.error.as_ref());
         let h = &node.report.health;
+        for e in &node.report.troubles {
+            let named = e.hint.join("\n").replace("NAME NODE", &format!("{name} {}", node.name));
+            report.bad(format!("{}: {e}", node.name), named);
+        }
         match (node.state, phase) {
+            // Told above.
+            (NodeState::Ready, _) if !node.report.troubles.is_empty() => {}
             (NodeState::Ready, _) if h.disk_total > 0 && h.disk_free < h.disk_total / 50 => report.bad(
                 format!("{}: the disk is nearly full", node.name),
                 "free space, or make the disk larger",
@@ -251,6 +258,18 @@ fn nodes(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut
                 format!("{} is {}", node.name, format!("{state:?}").to_lowercase()),
                 format!("herdsman logs {name} {}", node.name),
             ),
+        }
+    }
+}
+
+/// Misused certificates; of a node that is gone they are history.
+fn incidents(status: &ClusterStatus, report: &mut Report) {
+    for incident in status.incidents.iter().rev() {
+        let what = super::incidents::sentence(incident);
+        if super::incidents::is_open(status, incident) {
+            report.bad(what, super::incidents::hint(status, incident));
+        } else {
+            report.fine(format!("refused, and the node is removed: {what}"));
         }
     }
 }

@@ -13,6 +13,7 @@ mod down;
 mod env;
 mod exec;
 mod extend;
+mod incidents;
 mod logs;
 mod ls;
 mod own;

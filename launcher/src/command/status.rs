@@ -107,6 +107,7 @@ fn text(record: &Record, status: &ClusterStatus) -> String {
         );
     }
     out += &firewall(status);
+    out += &super::incidents::text(status);
     out += &endings(status);
     out
 }
@@ -160,7 +161,8 @@ fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
         .iter()
         .find(|p| p.status == PhaseStatus::Failed)
         .and_then(|p| p.error.as_ref())
-        .map(|e| e.message.lines().next().unwrap_or_default().to_owned());
+        .map(|e| e.message.lines().next().unwrap_or_default().to_owned())
+        .or_else(|| node.report.troubles.first().map(ToString::to_string));
     let dask = match (d.state.as_str(), d.restarts) {
         ("", _) => String::new(),
         (state, 0) => state.to_owned(),

@@ -175,5 +175,6 @@ fn report(n: usize, round: u32) -> NodeReport {
         crl: 1,
         notice: None,
         firewall: herdsman_wire::report::FirewallReport::default(),
+        troubles: Vec::new(),
     }
 }

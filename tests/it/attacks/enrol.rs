@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use herdsman::link::SOON;
 use herdsman::pki::Roots;
 use herdsman_agent::identity::NewKeys;
 use herdsman_tests::attack::{Caller, Hub, Machine, alert};
 use herdsman_wire::api::Enrol;
+use herdsman_wire::report::ClusterStatus;
 use herdsman_wire::{Code, NodeName, Role, Timestamp, limits, pki};
 use rustls::AlertDescription;
 
@@ -35,6 +37,33 @@ async fn spent_bootstrap_certificate_with_other_keys() -> Result<()> {
     let again = hub.enrol(&machine, &keys).await?;
     ensure!(again.issued.agent_chain == first.issued.agent_chain);
     hub.renew(&first, &NewKeys::generate()?).await?;
+    Ok(())
+}
+
+/// Misuse is told to the owner, by node and address, by the next hub as well.
+#[tokio::test]
+async fn misuse_is_counted_and_not_forgotten() -> Result<()> {
+    let mut hub = Hub::start().await?;
+    let mut machine = hub.machine("demo-w0", 2)?;
+    hub.expect(&machine).await?;
+    hub.enrol(&machine, &NewKeys::generate()?).await?;
+    for n in [9, 9, 8] {
+        machine.caller.from = hub.node_address(n);
+        ensure!(hub.enrol(&machine, &NewKeys::generate()?).await.is_err());
+    }
+    let wanted = [(9, 2), (8, 1)].map(|(n, count)| (hub.node_address(n), count));
+    for _ in 0..2 {
+        let status: ClusterStatus = hub.link.get("/v1/status", SOON).await?;
+        let all = &status.incidents;
+        let told: Vec<_> = all.iter().map(|i| (i.from, i.count)).collect();
+        ensure!(told == wanted, "{all:?}");
+        ensure!(
+            all.iter()
+                .all(|i| i.kind == "double-use" && i.node.as_ref() == Some(&machine.name))
+        );
+        ensure!(all.iter().all(|i| i.first <= i.last && i.last <= status.now), "{all:?}");
+        hub.restart().await?;
+    }
     Ok(())
 }
 

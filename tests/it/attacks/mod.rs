@@ -7,6 +7,7 @@ mod enrol;
 mod http;
 mod input;
 mod load;
+mod replay;
 mod requests;
 mod revoked;
 mod roles;

@@ -126,7 +126,8 @@ fn a_baked_image_needs_no_script_and_no_download() -> Result<()> {
     cluster.configure("form = \"json\"\n")?;
     let packed = cluster.laptop.project.join("packed");
     let to = packed.to_str().context("path")?;
-    let id = cluster.ok(&["pkg", "pack", "--to", to])?.out.trim().to_owned();
+    // Run in the project's folder, as people name it.
+    let id = cluster.ok(&["pkg", "pack", "--to", "packed"])?.out.trim().to_owned();
     let served = cluster.laptop.index.served();
     let folder = cluster.network.run().folder().to_owned();
     let tree = bake(&folder, &["--env", to], spoil)?;

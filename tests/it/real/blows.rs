@@ -12,14 +12,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use herdsman_tests::home::Ran;
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER, static_agent};
-use herdsman_tests::machines::{Cluster, LONG, Machine, available};
+use herdsman_tests::machines::{Cluster, LONG, Machine, Setup, available};
 use serde_json::Value;
 
 /// Where tasks leave a line for each execution: Dask's own folder, which lives through
 /// a reboot.
 const COUNTS: &str = "/var/lib/herdsman/home/counts";
-/// How long a worker is cut off.
-const CUT: Duration = Duration::from_secs(60);
 /// Tasks of a computation; with two threads a worker it takes about six seconds.
 const TASKS: u32 = 72;
 
@@ -29,15 +27,19 @@ fn a_cluster_of_machines_survives_what_befalls_it() -> Result<()> {
         return Ok(());
     }
     let mut cluster = super::cluster()?;
+    let small = Setup {
+        disk: Some(super::full_disk::SIZE),
+        ..Setup::default()
+    };
+    cluster.setups.insert(super::full_disk::NODE.to_owned(), small);
     cluster.up(3)?;
     step("agents are killed", || kill_agents(&cluster))?;
     step("a worker's Dask is killed", || kill_workers_dask(&cluster))?;
+    step("a worker's disk is full", || super::full_disk::blow(&cluster))?;
     step("agents are upgraded", || upgrade(&cluster))?;
     step("the scheduler's Dask is killed", || kill_scheduler_s_dask(&cluster))?;
     step("the scheduler reboots", || reboot_scheduler(&cluster))?;
-    step("a worker is cut off, another reboots", || {
-        cut_and_reboot_workers(&cluster)
-    })?;
+    step("a worker is cut off, another reboots", || super::cut::blow(&cluster))?;
     step("up by one and down again", || scale(&mut cluster))?;
     step("down", || down(&mut cluster))
 }
@@ -53,7 +55,7 @@ fn step(name: &str, blow: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// A computation whose tasks count their executions.
-struct Computation<'a> {
+pub(super) struct Computation<'a> {
     cluster: &'a Cluster,
     name: &'static str,
     child: Option<Child>,
@@ -61,7 +63,7 @@ struct Computation<'a> {
 
 impl<'a> Computation<'a> {
     /// Starts it on so many workers, and waits until some tasks are done.
-    fn start(cluster: &'a Cluster, name: &'static str, workers: u8) -> Result<Self> {
+    pub(super) fn start(cluster: &'a Cluster, name: &'static str, workers: u8) -> Result<Self> {
         let program = format!(
             "
 import time
@@ -109,9 +111,10 @@ print(sum(client.gather(client.map(task, range({TASKS}), pure=False))))
     }
 
     /// The blow must fall while there is something left to do.
-    fn still_goes_on(&mut self) -> Result<()> {
+    pub(super) fn still_goes_on(&mut self) -> Result<()> {
         let child = self.child.as_mut().context("it is waited for")?;
-        ensure!(child.try_wait()?.is_none(), "the computation was over before the blow");
+        let is_over = child.try_wait()?.is_some();
+        ensure!(!is_over, "the computation was over before the blow: {:?}", self.end()?);
         Ok(())
     }
 
@@ -121,7 +124,7 @@ print(sum(client.gather(client.map(task, range({TASKS}), pure=False))))
     }
 
     /// Waits for its end; the result must be right and each task have run.
-    fn ends_right(&mut self) -> Result<Vec<u32>> {
+    pub(super) fn ends_right(&mut self) -> Result<Vec<u32>> {
         wait_for("the computation's end", || {
             let child = self.child.as_mut().context("it is waited for")?;
             Ok(child.try_wait()?)
@@ -164,13 +167,13 @@ fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Result<Option<T>>) -> 
     }
 }
 
-fn node(status: &Value, name: &str) -> Value {
+pub(super) fn node(status: &Value, name: &str) -> Value {
     let nodes = status["status"]["nodes"].as_array().cloned().unwrap_or_default();
     nodes.into_iter().find(|n| n["name"] == name).unwrap_or_default()
 }
 
 /// Waits for a state of all nodes that `status` shows. It may fail meanwhile.
-fn wait_for_status(cluster: &Cluster, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+pub(super) fn wait_for_status(cluster: &Cluster, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     let mut last = String::new();
     let found = wait_for(what, || {
         let ran = cluster.run(&["status", NAME, "-o", "json"])?;
@@ -182,7 +185,7 @@ fn wait_for_status(cluster: &Cluster, what: &str, wanted: impl Fn(&Value) -> boo
 }
 
 /// Whether these nodes are all ready.
-fn all_ready(status: &Value, names: &[&str]) -> bool {
+pub(super) fn all_ready(status: &Value, names: &[&str]) -> bool {
     names.iter().all(|n| node(status, n)["state"] == "ready")
 }
 
@@ -190,11 +193,11 @@ const ALL: [&str; 4] = [SCHEDULER, "demo-w0", "demo-w1", "demo-w2"];
 
 /// The cluster is whole: all are ready. The computation of the next blow shows that
 /// the workers are at work again.
-fn is_whole(cluster: &Cluster) -> Result<Value> {
+pub(super) fn is_whole(cluster: &Cluster) -> Result<Value> {
     wait_for_status(cluster, "all nodes are ready", |s| all_ready(s, &ALL))
 }
 
-fn pid_of_agent(machine: &Machine) -> Result<i32> {
+pub(super) fn pid_of_agent(machine: &Machine) -> Result<i32> {
     let text = machine.ok("systemctl show --property=MainPID --value herdsman-agent")?;
     let pid = text.trim().parse()?;
     ensure!(pid > 1, "{} has no agent", machine.name());
@@ -247,7 +250,7 @@ fn kill_workers_dask(cluster: &Cluster) -> Result<()> {
 /// What makes a node this node and no other: its address, and the generation of its
 /// identity, which begins anew with an enrolment. Dask's key is lost at a reboot, and
 /// only the node that has the last generation gets the next one.
-fn identities(status: &Value, rebooted: &[&str]) -> BTreeMap<String, (u64, Value)> {
+pub(super) fn identities(status: &Value, rebooted: &[&str]) -> BTreeMap<String, (u64, Value)> {
     let what = |name: &str| {
         let n = node(status, name);
         let more = u64::from(rebooted.contains(&name));
@@ -326,32 +329,6 @@ fn reboot_scheduler(cluster: &Cluster) -> Result<()> {
     computation.still_goes_on()?;
     cluster.machine(SCHEDULER)?.reboot()?;
     named_and_back(cluster, computation, &before, &[SCHEDULER])
-}
-
-/// One worker is cut off and let back. Meanwhile another one reboots, so that a
-/// computation has lost two of its three workers for a while.
-fn cut_and_reboot_workers(cluster: &Cluster) -> Result<()> {
-    let before = identities(&is_whole(cluster)?, &["demo-w0"]);
-    let mut first = Computation::start(cluster, "cut", 3)?;
-    let cut = cluster.machine("demo-w1")?;
-    cut.cut()?;
-    let since = Instant::now();
-    first.still_goes_on()?;
-    let rest = [SCHEDULER, "demo-w0", "demo-w2"];
-    wait_for_status(cluster, "the node is missed", |s| {
-        all_ready(s, &rest) && node(s, "demo-w1")["state"] != "ready"
-    })?;
-    first.ends_right()?;
-    let mut second = Computation::start(cluster, "reboot", 2)?;
-    cluster.machine("demo-w0")?.reboot()?;
-    second.still_goes_on()?;
-    second.ends_right()?;
-    wait_for_status(cluster, "the node is back", |s| all_ready(s, &rest))?;
-    std::thread::sleep(CUT.saturating_sub(since.elapsed()));
-    cut.mend()?;
-    let after = identities(&is_whole(cluster)?, &[]);
-    ensure!(before == after, "{before:?}\n{after:?}");
-    Ok(())
 }
 
 /// A machine that is scaled away powers itself off.

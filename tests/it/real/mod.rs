@@ -3,7 +3,9 @@
 
 mod baked;
 mod blows;
+mod cut;
 mod downloads;
+mod full_disk;
 mod strangers;
 
 use std::path::Path;

@@ -229,6 +229,20 @@ fn replay(cluster: &Cluster) -> Result<()> {
         "{log}"
     );
     ensure!(node(cluster, W0)?["state"] == "ready");
+    // Its owner is told: what, whose, from where, and what to do.
+    let incident = &cluster.status()?["status"]["incidents"][0];
+    ensure!(
+        incident["kind"] == "double-use" && incident["node"] == W0 && incident["from"] == address.to_string(),
+        "{incident}"
+    );
+    let (status, doctor) = (cluster.ok(&["status", NAME])?, cluster.run(&["doctor", NAME])?);
+    ensure!(doctor.code == 1, "{doctor:?}");
+    for said in [status.out, doctor.out] {
+        let told = format!("the bootstrap certificate of {W0} was used again, with other keys, ");
+        let line = said.lines().find(|l| l.contains(&told)).context("nothing is told")?;
+        ensure!(line.contains(&format!(" from {address}, ")), "{line}");
+        ensure!(said.contains(&format!("try: herdsman remove {NAME} {W0} ")), "{said}");
+    }
     cluster.ok(&["deny", NAME, &format!("{address}/32")])?;
     Ok(())
 }

@@ -11,6 +11,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use herdsman::link::{Link, Reach, SOON};
+use herdsman::pki::Credentials;
+use herdsman::state::Store;
+use herdsman_wire::api::Done;
 use nix::sched::{CloneFlags, setns};
 
 use super::network::LAPTOP;
@@ -45,6 +49,8 @@ pub fn static_agent() -> Result<PathBuf> {
 pub struct Cluster {
     /// By node. A machine that is taken out is pulled from its plug.
     pub machines: BTreeMap<String, Machine>,
+    /// By node, machines that are to be other than usual.
+    pub setups: BTreeMap<String, Setup>,
     /// The laptop.
     pub laptop: Laptop,
     /// Where machines get their agent.
@@ -103,6 +109,7 @@ impl Cluster {
         std::fs::create_dir_all(&folder)?;
         let cluster = Self {
             machines: BTreeMap::new(),
+            setups: BTreeMap::new(),
             laptop,
             files,
             network,
@@ -166,6 +173,24 @@ impl Cluster {
     /// When it fails.
     pub fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.ok(&["status", NAME, "-o", "json"])?.out)?)
+    }
+
+    /// Posts to the hub as the laptop's user, for what no command asks for.
+    ///
+    /// # Errors
+    /// The hub's own, or when the laptop has no keys of the cluster.
+    pub fn post(&self, path: &str) -> Result<()> {
+        let store = Store::open(self.laptop.home.path().join("s"))?;
+        let name = NAME.parse()?;
+        let (record, keys) = (store.load(&name)?, store.keys(&name)?);
+        let (record, keys) = record.zip(keys).context("no record, or no keys")?;
+        let reach = Reach::Direct(record.agent.context("no address")?);
+        let Credentials { chain, key, .. } = &keys.operator;
+        let link = Link::new(reach, &record.cluster.id, &record.roots.control, chain, key)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let body = serde_json::json!({});
+        let _: Done = runtime.block_on(link.post(path, &body, SOON))?;
+        Ok(())
     }
 
     /// Starts a command and goes on.
@@ -251,7 +276,8 @@ impl Cluster {
 
     fn make_wanted(&mut self) -> Result<()> {
         for (node, text) in self.wanted()? {
-            self.make(&node, text.as_str(), Setup::default())?;
+            let setup = self.setups.get(&node).cloned().unwrap_or_default();
+            self.make(&node, text.as_str(), setup)?;
         }
         Ok(())
     }

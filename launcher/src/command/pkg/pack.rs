@@ -19,6 +19,8 @@ use crate::environment::{self, Content, Copy, EnvRequest, Interpreter};
 use crate::ui::Error;
 
 pub(super) async fn run(session: &Session, request: &EnvRequest, python: &Interpreter, to: &Path) -> Result<(), Error> {
+    // uv works in a folder of its own.
+    let to = &session.cwd()?.join(to);
     let copy = packages::prepare(session, request, python).await?;
     let printer = &session.printer;
     empty(to)?;
