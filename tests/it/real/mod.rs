@@ -3,7 +3,9 @@
 
 mod baked;
 mod blows;
+mod clock;
 mod downloads;
+mod memory;
 mod strangers;
 
 use std::path::Path;
