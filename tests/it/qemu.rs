@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use herdsman_tests::home::Home;
+use herdsman_tests::home::{Home, Ran};
 use herdsman_tests::machines::cluster::static_agent;
 use herdsman_tests::machines::disk::built;
 use herdsman_tests::machines::{available, complete};
@@ -163,7 +163,8 @@ fn a_stock_system_becomes_a_cluster_that_computes() -> Result<()> {
     needs_qemu()?;
     let disk = built("disk")?;
     let home = Home::new()?;
-    let (_agent, agent_url) = served(&std::fs::read(static_agent()?)?)?;
+    let agent = static_agent()?;
+    let (_agent, agent_url) = served(&std::fs::read(&agent)?)?;
     let archive = home.path().join("dask.tar.gz");
     let packed = Command::new(home.python()).args(["-c", PACK]).arg(&archive).status()?;
     ensure!(packed.success(), "distributed cannot be packed");
@@ -187,7 +188,10 @@ fn a_stock_system_becomes_a_cluster_that_computes() -> Result<()> {
     );
     std::fs::write(&file, extra + &text)?;
     let wait = format!("{}s", BOOTSTRAP_LIFE.as_secs());
-    let up = home.json(&["up", "demo", "--workers", "2", "--start-timeout", &wait])?;
+    let mut up = home.command(&["up", "demo", "--workers", "2", "--start-timeout", &wait, "-o", "json"])?;
+    let up: Ran = up.env("HERDSMAN_AGENT", &agent).output()?.into();
+    ensure!(up.code == 0, "{}", up.err);
+    let up: serde_json::Value = serde_json::from_str(&up.out)?;
     ensure!(up["workers"]["ready"] == 2 && up["provider"] == "qemu", "{up}");
     // Workers reach each other: one's data is wanted by the other.
     let out = home.compute(
