@@ -67,7 +67,8 @@ class Bench:
         self.herdsman = os.path.abspath(options.herdsman)
         self.agent = os.path.abspath(options.agent)
         self.load_program = os.path.abspath(options.load)
-        self.runs, self.nodes, self.rounds = options.runs, options.nodes, options.rounds
+        self.runs, self.nodes = options.runs, options.nodes
+        self.rounds, self.qemu_rounds = options.rounds, options.qemu_rounds
         self.folder = tempfile.TemporaryDirectory(prefix="hb", dir="/tmp")
         self.home = pathlib.Path(self.folder.name)
         self.env = {
@@ -225,17 +226,24 @@ class Bench:
     # --- boot -------------------------------------------------------------
 
     def boot(self, table):
-        """Test machines: what is measured is said in load/boot.rs."""
-        seen = self.load("boot", str(self.rounds), timeout=600 * self.rounds)
+        """Containers: what is measured is said in load/boot.rs."""
+        self.boots(table, "boot", self.rounds, 600)
+
+    def boot_qemu(self, table):
+        """The same with kernels of their own, which takes minutes without KVM."""
+        self.boots(table, "boot-qemu", self.qemu_rounds, 4000)
+
+    def boots(self, table, part, rounds, within):
+        seen = self.load(part, str(rounds), timeout=within * rounds)
         if not seen:
-            table.add("boot to registered", "no test machines can run here")
+            table.add(f"{part} to registered", "no test machines can run here")
             return
         registered = {kind: [r["registered"] for r in rounds] for kind, rounds in seen.items()}
         floor = statistics.median(registered["floor"])
         against = f"bare unit {spread(registered['floor'])}"
         for kind, aim in (("baked", "≤ 1.1"), ("stock", "")):
             ratio = f"{statistics.median(registered[kind]) / floor:.2f}"
-            table.add(f"boot to registered, {kind}", spread(registered[kind]), against, ratio, aim)
+            table.add(f"{part} to registered, {kind}", spread(registered[kind]), against, ratio, aim)
         for kind, rounds in seen.items():
             # Each milestone is told with what it took since the one before it.
             names = set.intersection(*(set(r) for r in rounds))
@@ -274,6 +282,7 @@ def main():
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--nodes", type=int, default=10000)
     parser.add_argument("--rounds", type=int, default=3, help="of part boot")
+    parser.add_argument("--qemu-rounds", type=int, default=1, help="of part boot-qemu")
     parts = {
         "start": Bench.start,
         "agent": Bench.agent_numbers,
@@ -281,6 +290,7 @@ def main():
         "tunnel": Bench.tunnel,
         "command": Bench.command_line,
         "boot": Bench.boot,
+        "boot-qemu": Bench.boot_qemu,
     }
     parser.add_argument("names", nargs="*", help=", ".join(parts), metavar="PART")
     options = parser.parse_args()

@@ -1,17 +1,15 @@
 //! Provider `qemu`: commands without a machine always, one real cluster in the
 //! complete suite.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use herdsman_tests::home::{Home, program};
+use herdsman_tests::home::{Home, Ran};
+use herdsman_tests::machines::cluster::static_agent;
+use herdsman_tests::machines::disk::built;
+use herdsman_tests::machines::{available, complete};
 use herdsman_tests::mirror::{Manner, Mirror};
 use herdsman_wire::limits::BOOTSTRAP_LIFE;
-
-/// Folder of `disk.ext4`, `vmlinuz` and `initrd`, as `scripts/build-machine disk`
-/// makes it.
-const DISK: &str = "HERDSMAN_TEST_DISK";
 
 /// This computer as machines see it.
 const GATEWAY: &str = "10.0.2.2";
@@ -39,7 +37,7 @@ with tarfile.open(sys.argv[1], 'w:gz', compresslevel=1) as t:
                 t.add(f.locate(), str(f))
 ";
 
-/// The tests have it installed, as those of other machines have systemd-nspawn.
+/// `scripts/test` installs it, as it does systemd-nspawn.
 fn needs_qemu() -> Result<()> {
     for name in ["qemu-img", "qemu-system-x86_64"] {
         let runs = Command::new(name).arg("--version").output();
@@ -158,11 +156,15 @@ fn served(content: &[u8]) -> Result<(Mirror, String)> {
 }
 
 #[test]
-#[ignore = "boots three systems, minutes without KVM: the complete suite names a disk by HERDSMAN_TEST_DISK"]
 fn a_stock_system_becomes_a_cluster_that_computes() -> Result<()> {
-    let disk = PathBuf::from(std::env::var(DISK).with_context(|| format!("{DISK} is not set"))?);
+    if !available() || !complete() {
+        return Ok(());
+    }
+    needs_qemu()?;
+    let disk = built("disk")?;
     let home = Home::new()?;
-    let (_agent, agent_url) = served(&std::fs::read(program("herdsman-agent")?)?)?;
+    let agent = static_agent()?;
+    let (_agent, agent_url) = served(&std::fs::read(&agent)?)?;
     let archive = home.path().join("dask.tar.gz");
     let packed = Command::new(home.python()).args(["-c", PACK]).arg(&archive).status()?;
     ensure!(packed.success(), "distributed cannot be packed");
@@ -186,7 +188,10 @@ fn a_stock_system_becomes_a_cluster_that_computes() -> Result<()> {
     );
     std::fs::write(&file, extra + &text)?;
     let wait = format!("{}s", BOOTSTRAP_LIFE.as_secs());
-    let up = home.json(&["up", "demo", "--workers", "2", "--start-timeout", &wait])?;
+    let mut up = home.command(&["up", "demo", "--workers", "2", "--start-timeout", &wait, "-o", "json"])?;
+    let up: Ran = up.env("HERDSMAN_AGENT", &agent).output()?.into();
+    ensure!(up.code == 0, "{}", up.err);
+    let up: serde_json::Value = serde_json::from_str(&up.out)?;
     ensure!(up["workers"]["ready"] == 2 && up["provider"] == "qemu", "{up}");
     // Workers reach each other: one's data is wanted by the other.
     let out = home.compute(

@@ -89,11 +89,20 @@ pub fn kill(path: &Path) -> bool {
     file.is_file() && std::fs::write(file, "1").is_ok()
 }
 
-/// How many processes of the group the kernel has killed for lack of memory.
+/// How many processes of the group the kernel has killed for lack of memory, for
+/// whichever limit, the machine's own included.
+///
+/// Without a memory controller of its own (see [`below_own`]) they are counted in the
+/// agent's group, which has the limit: beside Dask it holds the agent alone, whom the
+/// kernel takes last.
 #[must_use]
 pub fn oom_kills(path: &Path) -> u64 {
-    std::fs::read_to_string(path.join("memory.events"))
-        .unwrap_or_default()
+    let groups = [Some(path), path.parent()];
+    let text = groups
+        .into_iter()
+        .flatten()
+        .find_map(|p| std::fs::read_to_string(p.join("memory.events")).ok());
+    text.unwrap_or_default()
         .lines()
         .find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok())
         .unwrap_or(0)
@@ -127,6 +136,10 @@ mod tests {
         std::fs::write(dir.path().join("memory.events"), "low 0\noom 3\noom_kill 2\n").unwrap();
         assert_eq!(members(dir.path()), [5, 6, 7]);
         assert_eq!(oom_kills(dir.path()), 2);
+        // Counted in the group above where the controller is off.
+        assert_eq!(oom_kills(&dir.path().join("sub")), 2);
+        std::fs::write(dir.path().join("sub/memory.events"), "oom_kill 1\n").unwrap();
+        assert_eq!(oom_kills(&dir.path().join("sub")), 1);
         assert!(!kill(dir.path()));
         assert!(members(&dir.path().join("gone")).is_empty());
     }

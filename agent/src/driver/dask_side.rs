@@ -13,6 +13,7 @@ use herdsman_wire::{ApiError, Code, Role, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use super::install;
+use super::memory::Memory;
 use super::{Driver, Input, Side, own_program, spawn_into};
 use crate::dask::cgroup;
 use crate::dask::command_line::{self, Start};
@@ -69,6 +70,7 @@ pub(super) struct DaskSide {
     user: Option<User>,
     /// Its control group, where it has a user of its own.
     cgroup: Option<Group>,
+    memory: Memory,
     tls: TlsFiles,
 }
 
@@ -80,6 +82,7 @@ impl DaskSide {
             .as_ref()
             .and_then(|_| cgroup::below_own(&ProcFs::default(), "dask"))
             .map(|path| Group { path, memory_max: None });
+        let memory = Memory::new(cgroup.as_ref());
         let supervisor::Handle {
             control,
             mut health,
@@ -115,6 +118,7 @@ impl DaskSide {
             executing: HashMap::new(),
             user,
             cgroup,
+            memory,
             tls,
         })
     }
@@ -176,7 +180,18 @@ impl DaskSide {
     }
 
     pub(super) fn health(&self) -> DaskHealth {
-        self.health.clone()
+        DaskHealth {
+            out_of_memory: self.memory.ended(),
+            ..self.health.clone()
+        }
+    }
+
+    /// Tells if the kernel took something of Dask: a nanny starts its worker anew and
+    /// says no more than that it was killed. `size` is what this node may use, bytes.
+    pub(super) fn look_at_memory(&mut self, size: u64) {
+        if let Some(e) = self.memory.look(self.cgroup.as_ref(), size) {
+            super::tell(&e);
+        }
     }
 
     fn sum_up(&mut self) {

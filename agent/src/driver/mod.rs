@@ -24,6 +24,7 @@ mod firewall_side;
 mod hub_side;
 mod input;
 mod install;
+mod memory;
 mod notice;
 mod power;
 mod troubles;
@@ -306,6 +307,7 @@ impl Driver {
                 _ = tick.tick() => self.tick(),
                 _ = measure.tick() => {
                     self.measured.health = self.sampler.sample();
+                    self.dask.look_at_memory(self.measured.health.memory_total);
                     self.check_firewall();
                     self.publish();
                 }

@@ -152,6 +152,8 @@ pub struct DaskHealth {
     pub versions: Option<Versions>,
     /// Tasks running on this node.
     pub executing: Option<u64>,
+    /// Its processes that the kernel ended for lack of memory since the agent started.
+    pub out_of_memory: u64,
 }
 
 /// Versions that must agree between laptop and nodes.

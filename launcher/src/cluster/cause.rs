@@ -33,14 +33,16 @@ pub(super) async fn dead_scheduler(ctx: &Context, machines: &[Machine]) -> Optio
     if now.iter().any(|m| m.node == scheduler.node && m.running) {
         return None;
     }
-    let console = console_tail(ctx, scheduler).await;
-    let e = last_error(&console).unwrap_or_else(|| ApiError::new(Code::Boot, "its agent ended"));
+    let console = Console::of(ctx, scheduler).await;
+    let e = console
+        .error
+        .unwrap_or_else(|| ApiError::new(Code::Boot, "its agent ended"));
     let mut text = format!("{} cannot start: {}", scheduler.node, e.message);
     if e.code == Code::Clock {
         text += &format!("\n  this computer's clock shows {}", Timestamp::now());
     }
     text += &format!("\n  last lines of {}'s console:", scheduler.node);
-    for line in &console {
+    for line in &console.tail {
         text += &format!("\n    {line}");
     }
     Some(ApiError { message: text, ..e })
@@ -93,6 +95,8 @@ pub(super) async fn explain(
     for name in nodes.iter().take(3) {
         let node = status.nodes.iter().find(|n| n.name == *name);
         let phase = node.and_then(|n| stuck(&n.report.phases));
+        let heard = node.is_some_and(|n| n.seen.is_some());
+        let mut lines = None;
         match phase {
             Some(p) => {
                 let now = p.ended.unwrap_or(status.now);
@@ -119,19 +123,28 @@ pub(super) async fn explain(
             None => {
                 text += &format!("\n  {name}: was never heard of");
                 // What its boot says is all that there is of it.
+                if let Some(machine) = machines.iter().find(|m| m.node == *name && !heard) {
+                    let console = Console::of(ctx, machine).await;
+                    if let Some(e) = console.error {
+                        text += &format!(": [{}] {}", e.code, e.message);
+                        hints.extend(e.hint);
+                        if matches!(code, Code::Boot | Code::Deadline) {
+                            code = e.code;
+                        }
+                    }
+                    lines = Some(console.tail);
+                }
                 hints.push(format!("herdsman logs {} {name} --boot", status.name));
             }
         }
-        let heard = node.is_some_and(|n| n.seen.is_some());
         let shown = phase
             .and_then(|p| p.error.as_ref())
             .is_some_and(|e| e.message.contains('\n'));
         if !shown {
-            let lines = last_lines(ctx, link, machines, name, heard).await;
-            if let Some(e) = last_error(&lines).filter(|_| code == Code::Boot && !heard) {
-                code = e.code;
-                hints.extend(e.hint);
-            }
+            let lines = match lines {
+                Some(lines) => lines,
+                None => last_lines(ctx, link, machines, name, heard).await,
+            };
             for line in lines {
                 text += &format!("\n    {line}");
             }
@@ -164,15 +177,36 @@ async fn last_lines(ctx: &Context, link: &Link, machines: &[Machine], node: &Nod
     let Some(machine) = machines.iter().find(|m| m.node == *node) else {
         return Vec::new();
     };
-    console_tail(ctx, machine).await
+    Console::of(ctx, machine).await.tail
 }
 
-/// The last lines of a machine's console.
-pub(super) async fn console_tail(ctx: &Context, machine: &Machine) -> Vec<String> {
-    let text = ctx.provider.console(machine).await.unwrap_or_default();
-    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
-    let from = lines.len().saturating_sub(LINES as usize);
-    lines[from..].iter().map(|l| (*l).to_owned()).collect()
+/// What a machine's console shows; empty where nobody can see it.
+#[derive(Debug)]
+pub(super) struct Console {
+    /// Its last lines.
+    pub(super) tail: Vec<String>,
+    /// The last error that an agent wrote to it: the machine's own boot goes on
+    /// after that, and says much.
+    pub(super) error: Option<ApiError>,
+}
+
+impl Console {
+    pub(super) async fn of(ctx: &Context, machine: &Machine) -> Self {
+        Self::read(&ctx.provider.console(machine).await.unwrap_or_default())
+    }
+
+    fn read(text: &str) -> Self {
+        let lines: Vec<String> = text
+            .lines()
+            .filter(|l| !l.trim().is_empty())
+            .map(str::to_owned)
+            .collect();
+        let from = lines.len().saturating_sub(LINES as usize);
+        Self {
+            error: last_error(&lines),
+            tail: lines[from..].to_vec(),
+        }
+    }
 }
 
 /// The newest lines of a node's log.
@@ -220,6 +254,18 @@ mod tests {
         );
         assert_eq!(e.hint, ["set the clock"]);
         assert!(last_error(&lines[..1]).is_none());
+        // The machine has a boot of its own to tell of.
+        let rest = (0..40).map(|n| format!("[   50.{n}] unit {n} is up\r\n\r\n"));
+        let console = Console::read(
+            &lines
+                .join("\n")
+                .lines()
+                .map(|l| format!("[ 9.1] agent[4]: {l}\r\n"))
+                .chain(rest)
+                .collect::<String>(),
+        );
+        assert_eq!(console.error.unwrap().code, Code::Clock);
+        assert_eq!(console.tail.len(), LINES as usize);
     }
 
     #[test]

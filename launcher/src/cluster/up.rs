@@ -244,10 +244,16 @@ async fn with_console(ctx: &Context, machines: &[Machine], mut e: ApiError) -> A
         return e;
     }
     if let Some(scheduler) = access::scheduler(machines) {
-        let lines = super::cause::console_tail(ctx, scheduler).await;
-        if !lines.is_empty() {
+        let console = super::cause::Console::of(ctx, scheduler).await;
+        // What the agent says is the cause of its silence.
+        if let Some(cause) = console.error.filter(|_| e.code == Code::Deadline) {
+            e.code = cause.code;
+            e.message += &format!("\n  {}: {}", scheduler.node, cause.message);
+            e.hint.extend(cause.hint);
+        }
+        if !console.tail.is_empty() {
             e.message += &format!("\n  last lines of {}'s console:", scheduler.node);
-            for line in lines {
+            for line in console.tail {
                 e.message += &format!("\n    {line}");
             }
         }

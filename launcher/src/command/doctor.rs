@@ -244,6 +244,13 @@ fn nodes(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut
                 ),
                 format!("herdsman logs {name} {} --dask", node.name),
             ),
+            (NodeState::Ready, _) if node.report.dask.out_of_memory > 0 => report.bad(
+                format!(
+                    "{}: the kernel ended {} processes of Dask for lack of memory",
+                    node.name, node.report.dask.out_of_memory
+                ),
+                "give workers more memory, or let fewer or smaller tasks run on each at once",
+            ),
             (NodeState::Ready, _) => report.fine(format!("{} is ready", node.name)),
             (state, Some(e)) => report.bad(
                 format!(

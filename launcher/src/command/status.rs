@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use herdsman_wire::report::{ClusterStatus, Dropped, FirewallState, NodeStatus, Notice, NoticeKind, PhaseStatus};
+use herdsman_wire::report::{
+    ClusterStatus, DaskHealth, Dropped, FirewallState, NodeStatus, Notice, NoticeKind, PhaseStatus,
+};
 use herdsman_wire::{Code, Timestamp};
 use serde_json::json;
 
@@ -188,8 +190,15 @@ fn row(node: &NodeStatus, now: Timestamp) -> [String; 8] {
         trouble
             .or_else(|| node.report.notice.as_ref().map(announced))
             .or_else(|| silent.map(|s| format!("silent for {}", seconds(s))))
+            .or_else(|| out_of_memory(d))
             .unwrap_or_default(),
     ]
+}
+
+/// What the kernel took from Dask, which a nanny starts anew and does not tell.
+fn out_of_memory(dask: &DaskHealth) -> Option<String> {
+    let n = Some(dask.out_of_memory).filter(|n| *n > 0)?;
+    Some(format!("out of memory: {n} killed"))
 }
 
 /// What the node's cloud announced.

@@ -4,6 +4,9 @@
 //! * stock: Debian that gets nothing but user-data; agent and environment are brought;
 //! * baked: agent and environment are in the image, user-data is the join configuration;
 //! * floor: the same environment in the image and a bare unit that starts Dask, plain tcp.
+//!
+//! Under QEMU both machines have kernels and clocks of their own. A clock is set at
+//! power-on to the full second, so times differ from this computer's by up to one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,13 +17,20 @@ use anyhow::{Context, Result, ensure};
 use herdsman::bootstrap::{JOIN_BEGIN, JOIN_END};
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER, static_agent};
 use herdsman_tests::machines::disk::built;
-use herdsman_tests::machines::{Cluster, LONG, Machine, Setup, available};
+use herdsman_tests::machines::{Cluster, LONG, Setup, available};
 use herdsman_wire::Timestamp;
+use herdsman_wire::limits::BOOTSTRAP_LIFE;
 use serde_json::{Value, json};
 
+use crate::site::Site;
+
 const WORKER: &str = "demo-w0";
+/// How long a kind of cluster may take to be up: without KVM a machine takes minutes.
+const WITHIN: Duration = BOOTSTRAP_LIFE;
 /// Where the image has its environment.
 const ENVIRONMENT: &str = "/opt/baked";
+/// What a worker says that has found its scheduler.
+const REGISTERED: &str = "Registered to";
 /// How often is looked.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -28,7 +38,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 type Milestones = BTreeMap<&'static str, f64>;
 
 /// All kinds, in turn, so that none has the quieter machine.
-pub(crate) fn measure(rounds: usize) -> Result<Value> {
+pub(crate) fn measure(rounds: usize, under_qemu: bool) -> Result<Value> {
     if !available() {
         return Ok(json!({}));
     }
@@ -37,9 +47,10 @@ pub(crate) fn measure(rounds: usize) -> Result<Value> {
     let scratch = scratch.canonicalize()?;
     let (mut stock, mut baked, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        stock.push(apart(|| ours(&scratch, false)).context("stock")?);
-        baked.push(apart(|| ours(&scratch, true)).context("baked")?);
-        bare.push(apart(|| floor(&scratch)).context("floor")?);
+        let site = || Site::new(&scratch, under_qemu);
+        stock.push(apart(|| ours(site()?, false)).context("stock")?);
+        baked.push(apart(|| ours(site()?, true)).context("baked")?);
+        bare.push(apart(|| floor(site()?)).context("floor")?);
     }
     Ok(json!({"stock": stock, "baked": baked, "floor": bare}))
 }
@@ -49,47 +60,52 @@ fn apart(measure: impl FnOnce() -> Result<Milestones> + Send) -> Result<Mileston
     std::thread::scope(|s| s.spawn(measure).join()).unwrap_or_else(|_| Err(anyhow::anyhow!("the measurement panicked")))
 }
 
-fn ours(scratch: &Path, in_image: bool) -> Result<Milestones> {
-    let mut cluster = Cluster::new(scratch)?;
+fn ours(mut site: Site, in_image: bool) -> Result<Milestones> {
+    let cluster = &site.cluster;
     let mut setup = Setup::default();
     let mut environment = "copy";
     if in_image {
         environment = "image";
         cluster.configure(&format!("[env]\nimage_python = \"{ENVIRONMENT}/bin/python\"\n"))?;
-        setup.folders = vec![(bake_environment(&cluster)?, ENVIRONMENT.into())];
-        setup.trees = vec![bake_agent(&cluster)?];
+        setup.folders = vec![(bake_environment(cluster)?, ENVIRONMENT.into())];
+        setup.trees = vec![bake_agent(cluster)?];
     }
-    let mut going = cluster.start(&["up", NAME, "--workers", "1", "--env", environment])?;
+    let within = format!("{}s", WITHIN.as_secs());
+    let mut going = cluster.start(&[
+        "up",
+        NAME,
+        "--workers",
+        "1",
+        "--env",
+        environment,
+        "--start-timeout",
+        &within,
+    ])?;
     let (started, mut on) = (Instant::now(), None);
     let code = loop {
-        for (node, text) in cluster.wanted()? {
+        for (node, text) in site.wanted()? {
             let text = if in_image { join(&text)? } else { text };
+            let power_on = site.make(&node, &text, &setup)?;
             if node == WORKER {
-                on = Some(Timestamp::now());
+                on = Some(power_on);
             }
-            cluster.make(&node, text.as_str(), setup.clone())?;
         }
         if let Some(code) = going.ended()? {
             break code;
         }
         ensure!(
-            started.elapsed() < 2 * LONG,
+            started.elapsed() < WITHIN + LONG,
             "no end\n{}{}",
             going.said(),
-            cluster.consoles()
+            site.consoles()
         );
         std::thread::sleep(AGAIN);
     };
-    ensure!(
-        code == 0,
-        "`up` ended with {code}\n{}{}",
-        going.said(),
-        cluster.consoles()
-    );
+    ensure!(code == 0, "`up` ended with {code}\n{}{}", going.said(), site.consoles());
     let on = on.context("no user-data for the worker")?;
 
-    let mut milestones = from_journal(cluster.machine(WORKER)?, on)?;
-    let status = cluster.status()?;
+    let mut milestones = from_journal(&site.run(WORKER, JOURNAL)?, on);
+    let status = site.cluster.status()?;
     let nodes = status["status"]["nodes"].as_array().context("no nodes")?;
     let worker = nodes.iter().find(|n| n["name"] == WORKER).context("no worker")?;
     for phase in worker["report"]["phases"].as_array().context("no phases")? {
@@ -118,21 +134,24 @@ fn since(at: &Value, on: Timestamp) -> Result<f64> {
     Ok((at as f64 - on.0 as f64) / 1000.0)
 }
 
+/// All that this boot told, with times in seconds since the epoch.
+const JOURNAL: &str = "journalctl -b -o short-unix --no-pager";
+
 /// What the boot told before there was an agent to report.
-fn from_journal(machine: &Machine, on: Timestamp) -> Result<Milestones> {
-    let journal = machine.ok("journalctl -b -o short-unix --no-pager")?;
+fn from_journal(journal: &str, on: Timestamp) -> Milestones {
     let mut milestones = Milestones::new();
     for (milestone, text) in [
+        ("kernel", "Linux version"),
         ("systemd", "Queued start job"),
         ("network", "Reached target network.target"),
         ("user-data", "'modules:final'"),
         ("downloaded", "the agent is as it should be"),
     ] {
-        if let Some(at) = first(&journal, text) {
+        if let Some(at) = first(journal, text) {
             milestones.insert(milestone, at - on.0 as f64 / 1000.0);
         }
     }
-    Ok(milestones)
+    milestones
 }
 
 /// When the journal first has a line with this text; seconds since the epoch.
@@ -212,37 +231,35 @@ fn bake_unit(cluster: &Cluster, name: &str, arguments: &str) -> Result<PathBuf> 
     std::fs::create_dir_all(&wants)?;
     let unit = format!(
         "[Unit]\nWants=network-online.target\nAfter=network-online.target\n[Service]\nExecStart={ENVIRONMENT}/bin/python -m {arguments}\n\
-         WorkingDirectory=/tmp\nRestart=always\nRestartSec=200ms\n"
+         WorkingDirectory=/tmp\nRestart=always\nRestartSec=200ms\nStandardError=journal+console\n"
     );
     std::fs::write(units.join("floor.service"), unit)?;
     std::os::unix::fs::symlink("../floor.service", wants.join("floor.service"))?;
     Ok(tree)
 }
 
-fn floor(scratch: &Path) -> Result<Milestones> {
-    let mut cluster = Cluster::new(scratch)?;
-    let folders = vec![(bake_environment(&cluster)?, ENVIRONMENT.into())];
-    let scheduler = cluster.address(SCHEDULER)?;
+fn floor(mut site: Site) -> Result<Milestones> {
+    let folders = vec![(bake_environment(&site.cluster)?, ENVIRONMENT.into())];
+    let scheduler = site.cluster.address(SCHEDULER)?;
     let of_scheduler = format!("distributed.cli.dask_scheduler --host tcp://{scheduler} --port 8786");
     let of_worker = format!("distributed.cli.dask_worker tcp://{scheduler}:8786 --no-dashboard");
     let mut on = Timestamp::now();
     for (node, arguments) in [(SCHEDULER, of_scheduler), (WORKER, of_worker)] {
         let setup = Setup {
             folders: folders.clone(),
-            trees: vec![bake_unit(&cluster, node, &arguments)?],
+            trees: vec![bake_unit(&site.cluster, node, &arguments)?],
             ..Setup::default()
         };
-        on = Timestamp::now();
-        cluster.make(node, "#cloud-config\n{}\n", setup)?;
+        on = site.make(node, "#cloud-config\n{}\n", &setup)?;
     }
-    let worker = cluster.machine(WORKER)?;
-    let at = worker.wait_for("a registered worker", LONG, |m| {
-        let Ok(ran) = m.exec("journalctl -b -u floor -o short-unix --no-pager") else {
-            return Ok(None);
-        };
-        Ok(first(&ran.out, "Registered to"))
-    })?;
-    let mut milestones = from_journal(worker, on)?;
+    let started = Instant::now();
+    while !site.console(WORKER)?.contains(REGISTERED) {
+        ensure!(started.elapsed() < WITHIN, "no end\n{}", site.consoles());
+        std::thread::sleep(AGAIN);
+    }
+    let journal = site.run(WORKER, JOURNAL)?;
+    let mut milestones = from_journal(&journal, on);
+    let at = first(&journal, REGISTERED).context("it is not in the journal")?;
     milestones.insert("registered", at - on.0 as f64 / 1000.0);
     Ok(milestones)
 }

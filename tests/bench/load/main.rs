@@ -5,10 +5,12 @@
 //!   herdsman-load nodes AGENT COUNT SECONDS
 //!   herdsman-load tunnel AGENT
 //!   herdsman-load boot ROUNDS
+//!   herdsman-load boot-qemu ROUNDS
 
 mod boot;
 mod hub;
 mod nodes;
+mod site;
 mod tunnel;
 
 use std::path::Path;
@@ -29,8 +31,8 @@ fn main() -> Result<()> {
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard)?;
     use std::io::Write;
     // It stands in a network of its own, and waits for machines.
-    if let ["boot", rounds] = args[..] {
-        let measured = boot::measure(rounds.parse()?)?;
+    if let [what @ ("boot" | "boot-qemu"), rounds] = args[..] {
+        let measured = boot::measure(rounds.parse()?, what == "boot-qemu")?;
         return Ok(writeln!(std::io::stdout(), "{measured}")?);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -39,7 +41,7 @@ fn main() -> Result<()> {
             ["listen", agent] => listen(Path::new(agent)).await,
             ["nodes", agent, count, seconds] => nodes(Path::new(agent), count.parse()?, seconds.parse()?).await,
             ["tunnel", agent] => tunnel(Path::new(agent)).await,
-            _ => bail!("listen AGENT | nodes AGENT COUNT SECONDS | tunnel AGENT | boot ROUNDS"),
+            _ => bail!("listen AGENT | nodes AGENT COUNT SECONDS | tunnel AGENT | boot ROUNDS | boot-qemu ROUNDS"),
         }
     })?;
     writeln!(std::io::stdout(), "{measured}")?;

@@ -3,9 +3,11 @@
 
 mod baked;
 mod blows;
+mod clock;
 mod cut;
 mod downloads;
 mod full_disk;
+mod memory;
 mod strangers;
 
 use std::path::Path;

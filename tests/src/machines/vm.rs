@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use herdsman_wire::Timestamp;
 
 use super::network::{BRIDGE, Network};
 use super::place::{Place, run};
@@ -30,6 +31,9 @@ pub struct VmSetup {
     /// What its clock says at power-on, as QEMU's `-rtc base=` takes it
     /// (`2026-11-24T12:00:00`); else the right time.
     pub clock: Option<String>,
+    /// What its disk has beside stock Debian: a folder's content, and where it goes.
+    /// Wants a loop device.
+    pub folders: Vec<(PathBuf, String)>,
     /// More arguments of QEMU, for example `-smbios type=1,manufacturer=Google`.
     pub arguments: Vec<String>,
 }
@@ -42,6 +46,7 @@ pub struct Vm {
     folder: PathBuf,
     port: String,
     group: String,
+    on: Timestamp,
     child: Child,
     network: Arc<Network>,
 }
@@ -66,6 +71,9 @@ impl Vm {
             .args(["--sparse=always", "--reflink=auto"])
             .arg(image.join("disk.ext4"))
             .arg(folder.join("disk")))?;
+        if !setup.folders.is_empty() {
+            fill(&folder, &setup.folders)?;
+        }
         let key = folder.join("key");
         run(Command::new("ssh-keygen")
             .args(["-q", "-t", "ed25519", "-N", "", "-f"])
@@ -100,6 +108,7 @@ impl Vm {
             arguments.extend([flag.to_owned(), value]);
         }
         arguments.extend(setup.arguments.iter().cloned());
+        let on = Timestamp::now();
         let child = start(laptop, &group, &arguments, &folder.join("qemu"))?;
         Ok(Self {
             name: name.to_owned(),
@@ -107,6 +116,7 @@ impl Vm {
             folder,
             port,
             group,
+            on,
             child,
             network: Arc::clone(network),
         })
@@ -116,6 +126,12 @@ impl Vm {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// When it was switched on, once its disk was there.
+    #[must_use]
+    pub fn on(&self) -> Timestamp {
+        self.on
     }
 
     /// What its serial port has shown, and what QEMU said.
@@ -210,6 +226,20 @@ impl Drop for Vm {
         let _ = self.network.laptop().ip(&["link", "delete", &self.port]);
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Puts folders onto the disk in `folder`. The mount is in a namespace of its own and
+/// ends with it.
+fn fill(folder: &Path, folders: &[(PathBuf, String)]) -> Result<()> {
+    let root = folder.join("root");
+    std::fs::create_dir(&root)?;
+    let root = root.display();
+    let mut script = format!("mount -o loop '{}' '{root}'", folder.join("disk").display());
+    for (from, to) in folders {
+        script += &format!(" && mkdir -p '{root}{to}' && cp -aT '{}' '{root}{to}'", from.display());
+    }
+    script += &format!(" && umount '{root}'");
+    run(Command::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", &script]))
 }
 
 /// Starts QEMU at a place, in a control group of its own.
