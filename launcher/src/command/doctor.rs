@@ -261,10 +261,14 @@ fn nodes(name: &herdsman_wire::ClusterName, status: &ClusterStatus, report: &mut
                 ),
                 e.hint.join("\n"),
             ),
-            (state, None) => report.bad(
-                format!("{} is {}", node.name, format!("{state:?}").to_lowercase()),
-                format!("herdsman logs {name} {}", node.name),
-            ),
+            (state, None) => {
+                // Of a node that was never heard of, its machine's console is all there is.
+                let boot = if state == NodeState::Expected { " --boot" } else { "" };
+                report.bad(
+                    format!("{} is {}", node.name, format!("{state:?}").to_lowercase()),
+                    format!("herdsman logs {name} {}{boot}", node.name),
+                );
+            }
         }
     }
 }
