@@ -91,6 +91,14 @@ fn ends(cluster: &Cluster, node: &str, console: &str, mut going: Going, words: &
     says("`up`", &going.said(), &named)
 }
 
+/// All of `words` in what was said.
+fn says(what: &str, text: &str, words: &[&str]) -> Result<()> {
+    for word in words {
+        ensure!(text.contains(word), "{what} has no `{word}`:\n{text}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_scheduler_whose_clock_is_fast_says_so_and_so_does_up() -> Result<()> {
     if !available() || !complete() {
