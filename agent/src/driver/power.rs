@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use herdsman_wire::Timestamp;
 use herdsman_wire::join::{AtEnd, JoinConfig};
+use herdsman_wire::limits::BOOTSTRAP_LIFE_MAX;
 use nix::sys::reboot::{RebootMode, reboot};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,13 +26,13 @@ pub(super) fn is_wanted(at_end: &AtEnd, has_machine: bool) -> bool {
 /// Keeps a machine whose node was refused up until its deadline, so that its user can
 /// look at it. `false` when somebody ended the agent meanwhile.
 pub(super) async fn linger(join: &JoinConfig) -> bool {
-    let left = join.deadline.since(Timestamp::now());
+    let left = left(join.deadline, Timestamp::now());
     if left.is_zero() {
         return true;
     }
     tracing::info!(
-        "this machine stays up until {} to be looked at, then it is powered off",
-        join.deadline
+        "this machine stays up for {} s to be looked at, then it is powered off",
+        left.as_secs()
     );
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return false;
@@ -40,6 +41,12 @@ pub(super) async fn linger(join: &JoinConfig) -> bool {
         () = tokio::time::sleep(left) => true,
         _ = terminate.recv() => false,
     }
+}
+
+/// Until a deadline, by a clock that may be why the node was refused: no deadline is
+/// further off than a bootstrap certificate lives.
+fn left(deadline: Timestamp, now: Timestamp) -> Duration {
+    deadline.since(now).min(BOOTSTRAP_LIFE_MAX)
 }
 
 /// Powers the machine off: by systemd, so that everything on it ends in order, or
@@ -80,6 +87,14 @@ async fn by_systemd() -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slow_clock_keeps_no_machine_for_hours() {
+        let (now, minute) = (Timestamp::now(), Duration::from_secs(60));
+        assert_eq!(left(now.plus(minute), now), minute);
+        assert_eq!(left(now.minus(minute), now), Duration::ZERO);
+        assert_eq!(left(now.plus(140 * minute), now), BOOTSTRAP_LIFE_MAX);
+    }
 
     #[test]
     fn machines_are_powered_off_and_folders_are_not_unless_asked() {

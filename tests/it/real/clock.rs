@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Result, ensure};
 use herdsman_tests::machines::cluster::{Going, NAME, SCHEDULER};
 use herdsman_tests::machines::{Cluster, LONG, Setup, Vm, VmSetup, available, complete};
-use herdsman_wire::limits::BOOTSTRAP_LIFE;
+use herdsman_wire::limits::{BOOTSTRAP_LIFE, BOOTSTRAP_LIFE_MAX};
 use serde_json::json;
 
 const WORKER: &str = "demo-w0";
@@ -72,19 +72,12 @@ fn up(cluster: &Cluster) -> Result<Going> {
     cluster.start(&["up", NAME, "--workers", "1", "--env", "copy", "--start-timeout", &wait])
 }
 
-/// The machine says what it is and switches itself off, for a clock does not get
-/// better by another try; the command ends with the same words.
-fn ends(cluster: &Cluster, node: &str, mut vm: Vm, mut going: Going, why: &str) -> Result<()> {
-    vm.wait_for_console("code=E-CLOCK")?;
-    vm.wait_for_end(LONG)?;
-    let console = vm.console();
-    says(
-        "the console",
-        &console,
-        &["this machine's clock shows", why, "powering this machine off"],
-    )?;
+/// The machine has said what it is and is off; the command ends with the same words.
+fn ends(cluster: &Cluster, node: &str, console: &str, mut going: Going, words: &[&str]) -> Result<()> {
+    says("the console", console, &["this machine's clock shows", "code=E-CLOCK"])?;
+    says("the console", console, words)?;
     ensure!(going.ended()?.is_none(), "{}", going.said());
-    seen(cluster, &[node], &console)?;
+    seen(cluster, &[node], console)?;
     let started = Instant::now();
     let code = loop {
         if let Some(code) = going.ended()? {
@@ -94,11 +87,8 @@ fn ends(cluster: &Cluster, node: &str, mut vm: Vm, mut going: Going, why: &str) 
         std::thread::sleep(Duration::from_millis(100));
     };
     ensure!(code != 0, "{}", going.said());
-    says(
-        "`up`",
-        &going.said(),
-        &["error[E-CLOCK]", node, why, "timedatectl set-ntp true"],
-    )
+    let named = ["error[E-CLOCK]", node, words[0], "timedatectl set-ntp true"];
+    says("`up`", &going.said(), &named)
 }
 
 /// All of `words` in what was said.
@@ -117,8 +107,12 @@ fn a_scheduler_whose_clock_is_fast_says_so_and_so_does_up() -> Result<()> {
     let cluster = cluster()?;
     let mut going = up(&cluster)?;
     let text = user_data(&cluster, SCHEDULER, &mut going)?;
-    let vm = boot(&cluster, SCHEDULER, text, SystemTime::now() + OFF)?;
-    ends(&cluster, SCHEDULER, vm, going, "its clock is fast")
+    let mut vm = boot(&cluster, SCHEDULER, text, SystemTime::now() + OFF)?;
+    vm.wait_for_console("code=E-CLOCK")?;
+    // By its clock it is too late for everything.
+    vm.wait_for_end(LONG)?;
+    let words = ["its clock is fast", "powering this machine off"];
+    ends(&cluster, SCHEDULER, &vm.console(), going, &words)
 }
 
 #[test]
@@ -131,6 +125,11 @@ fn a_worker_whose_clock_is_slow_says_so_and_so_does_up() -> Result<()> {
     let text = user_data(&cluster, SCHEDULER, &mut going)?;
     cluster.make(SCHEDULER, text, Setup::default())?;
     let text = user_data(&cluster, WORKER, &mut going)?;
-    let vm = boot(&cluster, WORKER, text, SystemTime::now() - OFF)?;
-    ends(&cluster, WORKER, vm, going, "its clock is slow")
+    let mut vm = boot(&cluster, WORKER, text, SystemTime::now() - OFF)?;
+    // By its clock there are more than two hours left.
+    let kept = format!("stays up for {} s to be looked at", BOOTSTRAP_LIFE_MAX.as_secs());
+    vm.wait_for_console(&kept)?;
+    let console = vm.console();
+    drop(vm);
+    ends(&cluster, WORKER, &console, going, &["its clock is slow", &kept])
 }
