@@ -55,7 +55,14 @@ impl Driver {
                 } else {
                     let (join, store, inputs) = (self.join.clone(), self.store.clone(), self.inputs.clone());
                     let work = async move {
-                        enrol::enrol(&join, &store, |e| tracing::info!("not enrolled yet: {}", e.message)).await
+                        let mut last = String::new();
+                        let said = |e: &ApiError| {
+                            if e.message != last {
+                                tracing::info!("not enrolled yet: {}", e.message);
+                                last.clone_from(&e.message);
+                            }
+                        };
+                        enrol::enrol(&join, &store, said).await
                     };
                     spawn_into(inputs, work, |r| Input::Identity(Box::new(r)));
                 }

@@ -98,7 +98,7 @@ pub fn client(join: &JoinConfig, chain: &str, key: &herdsman_wire::Secret) -> Re
 ///
 /// # Errors
 /// The hub's final refusal, or [`Code::Deadline`] with the last obstacle.
-pub async fn enrol(join: &JoinConfig, store: &Store, said: impl Fn(&ApiError)) -> Result<Identity, ApiError> {
+pub async fn enrol(join: &JoinConfig, store: &Store, mut said: impl FnMut(&ApiError)) -> Result<Identity, ApiError> {
     let keys = store.next_keys()?;
     let (csr_agent, csr_dask) = keys.requests()?;
     let client = client(join, &join.bootstrap.certificate, &join.bootstrap.key)?;

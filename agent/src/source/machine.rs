@@ -39,8 +39,9 @@ const JOIN: &str = "var/lib/herdsman/join.json";
 const RECORD: &str = "var/lib/herdsman/machine.json";
 
 /// Pauses between looks at everything but the file: the first, and the longest where
-/// an answer can change while the machine runs and where it cannot.
-const FIRST: Duration = Duration::from_secs(2);
+/// an answer can change while the machine runs and where it cannot. The network may
+/// come a little after the agent.
+const FIRST: Duration = Duration::from_millis(500);
 const LIVE: Duration = Duration::from_secs(60);
 const FIXED: Duration = Duration::from_secs(300);
 /// Pauses between looks for the file, at first and after [`LONG`].
