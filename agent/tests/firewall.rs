@@ -132,7 +132,8 @@ enum Fate {
 
 fn knock(to: &str) -> Fate {
     let to: SocketAddr = to.parse().unwrap();
-    match TcpStream::connect_timeout(&to, Duration::from_millis(700)) {
+    // The kernel asks again after a second: one packet may be lost.
+    match TcpStream::connect_timeout(&to, Duration::from_millis(1300)) {
         Ok(_) => Fate::In,
         Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => Fate::Refused,
         Err(_) => Fate::Silence,
@@ -216,6 +217,20 @@ impl World {
             &["10.0.4.2/24", "fd00:4::2/64"],
         );
         m.at(|| serve(ALL));
+        // The first packet of a place waits until it knows who has the address.
+        for (place, hosts) in [
+            (&world.owner, &["10.0.1.1:22", "[fd00:1::1]:22"][..]),
+            (&world.member, &["10.0.2.1:22", "[fd00:2::1]:22"]),
+            (&world.joining, &["10.0.3.1:22"]),
+            (&world.stranger, &["10.0.4.1:22", "[fd00:4::1]:22"]),
+        ] {
+            for host in hosts {
+                let until = Instant::now() + Duration::from_secs(60);
+                while place.at(move || knock(host)) != Fate::In {
+                    assert!(Instant::now() < until, "{host} is never reached");
+                }
+            }
+        }
         world
     }
 
