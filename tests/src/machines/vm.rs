@@ -25,6 +25,10 @@ pub const LONG: Duration = Duration::from_secs(400);
 /// How long a kernel may take to its first words, if KVM is any good.
 const PROBE: Duration = Duration::from_secs(15);
 
+/// Of the kernel. cloud-init looks for no other source than the seed: its search runs
+/// before all units, and systemd gives it 90 s, which may be too short without KVM.
+const LINE: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 ci.ds=NoCloud";
+
 /// How a virtual machine is to be.
 #[derive(Clone, Debug, Default)]
 pub struct VmSetup {
@@ -89,7 +93,7 @@ impl Vm {
         let drive = |file: &str| format!("if=virtio,format=raw,file={}", folder.join(file).display());
         let mut arguments: Vec<String> = ["-m", "1024"].map(Into::into).into();
         arguments.extend(machine(accelerated(&image)?));
-        arguments.extend(kernel(&image, "root=/dev/vda rw console=ttyS0 net.ifnames=0"));
+        arguments.extend(kernel(&image, LINE));
         for (flag, value) in [
             ("-drive", drive("disk")),
             ("-drive", drive("seed")),

@@ -9,6 +9,11 @@ use herdsman_wire::limits;
 use super::super::Size;
 use super::record::{Image, NodeFiles, NodeRecord};
 
+/// Of a kernel that the image does not start by itself. cloud-init is told where its
+/// data is: its search for that runs before all units, systemd gives it 90 s, and on a
+/// busy computer without KVM that was too short, and cloud-init off.
+const KERNEL_LINE: &str = "root=/dev/vda rw console=ttyS0 ci.ds=NoCloud";
+
 /// What a machine's network is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -98,7 +103,7 @@ impl Vm<'_> {
                 all.push("-initrd".into());
                 all.push(initrd.into());
             }
-            all.extend(["-append", "root=/dev/vda rw console=ttyS0"].map(OsString::from));
+            all.extend(["-append", KERNEL_LINE].map(OsString::from));
         }
         let mut put = |words: &[&str]| all.extend(words.iter().map(OsString::from));
         put(&[
@@ -188,7 +193,7 @@ mod tests {
         assert!(!text.contains("hostfwd") && !text.contains("hubport"), "{text}");
         assert!(text.contains("-accel tcg,thread=multi\n-cpu max"), "{text}");
         assert!(
-            text.contains("\n-kernel /k\n-initrd /i\n-append root=/dev/vda rw console=ttyS0\n"),
+            text.contains("\n-kernel /k\n-initrd /i\n-append root=/dev/vda rw console=ttyS0 ci.ds=NoCloud\n"),
             "{text}"
         );
         // Only in options does a comma have a meaning.
