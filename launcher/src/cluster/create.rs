@@ -16,7 +16,7 @@ use super::own_address;
 use super::{Context, Observe, Step, Wanted};
 use crate::bootstrap::Node;
 use crate::pki::{self, Roots};
-use crate::provider::{ClusterRef, Machine, MachineSpec, Placement, Tags};
+use crate::provider::{ClusterRef, Machine, MachineSpec, Placement, ProviderError, Tags};
 use crate::state::{Record, Stage, UserKeys};
 
 /// A cluster on its way: what is needed to finish or undo it.
@@ -78,6 +78,7 @@ impl Making {
             created: now,
             agent: None,
             scheduler: None,
+            region: ctx.provider.cloud().and_then(crate::provider::cloud::Cloud::region),
             roots: roots.pems.clone(),
             fingerprint: pin,
             insecure: wanted.spec.dask.security == DaskSecurity::None,
@@ -260,19 +261,25 @@ pub(super) async fn create(
     for todo in ctx.provider.prepare(cluster, specs)? {
         see(&Step::Note(todo));
     }
-    let results = ctx.provider.create(cluster, specs).await;
-    let now = Timestamp::now();
+    let tell = |i: usize, result: &Result<Machine, ProviderError>| {
+        let Some(spec) = specs.get(i) else { return };
+        let (status, error) = match result {
+            Ok(_) => (PhaseStatus::Done, None),
+            Err(e) => (PhaseStatus::Failed, Some(ApiError::from(e.clone()))),
+        };
+        see(&Step::Phase(
+            spec.node.clone(),
+            phase(status, Some(Timestamp::now()), error),
+        ));
+    };
+    let results = ctx.provider.create(cluster, specs, &tell).await;
     let mut made = Vec::new();
     let mut error = None;
-    for ((spec, result), (_, serial)) in specs.iter().zip(results).zip(serials) {
+    for (result, (_, serial)) in results.into_iter().zip(serials) {
         match result {
             Ok(machine) => {
-                see(&Step::Phase(
-                    spec.node.clone(),
-                    phase(PhaseStatus::Done, Some(now), None),
-                ));
                 let expected = Expected {
-                    node: spec.node.clone(),
+                    node: machine.node.clone(),
                     serial,
                     address: machine.address,
                     any_address: machine.address.is_none() && ctx.provider.hides_addresses(),
@@ -280,12 +287,7 @@ pub(super) async fn create(
                 made.push((machine, expected));
             }
             Err(e) => {
-                let e = ApiError::from(e);
-                see(&Step::Phase(
-                    spec.node.clone(),
-                    phase(PhaseStatus::Failed, Some(now), Some(e.clone())),
-                ));
-                error.get_or_insert(e);
+                error.get_or_insert_with(|| ApiError::from(e));
             }
         }
     }
