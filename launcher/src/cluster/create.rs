@@ -169,6 +169,12 @@ impl Making {
             first.push(self.plan(ctx, wanted, name, Role::Worker, number + 1, Some(hub))?);
         }
         made.extend(self.create(ctx, &first, see).await?);
+        let scheduler = made.iter_mut().find(|(m, _)| m.role == Role::Scheduler).map(|(m, _)| m);
+        if let Some(m) = scheduler
+            && m.agent.is_none()
+        {
+            *m = ctx.provider.settled(m).await?;
+        }
         let scheduler = made.iter().find(|(m, _)| m.role == Role::Scheduler).map(|(m, _)| m);
         self.record.agent = scheduler.and_then(|m| m.agent);
         self.record.scheduler = scheduler.and_then(|m| m.scheduler);

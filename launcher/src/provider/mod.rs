@@ -17,6 +17,7 @@ use crate::bootstrap::UserDataForm;
 pub use cloud::Made;
 pub use route::towards;
 
+pub mod aws;
 pub mod cloud;
 pub mod local;
 pub mod manual;
@@ -287,6 +288,28 @@ impl Provider {
         match self {
             Self::Local(_) | Self::Manual(_) | Self::Qemu(_) => None,
             Self::Cloud(p) => Some(&**p),
+        }
+    }
+
+    /// A machine that was just made, with the address by which this computer reaches
+    /// it; waits for that where it comes later.
+    ///
+    /// # Errors
+    /// As the provider says.
+    pub async fn settled(&self, machine: &Machine) -> Result<Machine, ProviderError> {
+        match self {
+            Self::Local(_) | Self::Manual(_) | Self::Qemu(_) => Ok(machine.clone()),
+            Self::Cloud(p) => p.settled(machine).await,
+        }
+    }
+
+    /// How often it may be asked whether machines still run: each time is a call that
+    /// a cloud counts.
+    #[must_use]
+    pub const fn look_again(&self) -> std::time::Duration {
+        match self {
+            Self::Local(_) | Self::Manual(_) | Self::Qemu(_) => std::time::Duration::from_secs(2),
+            Self::Cloud(_) => std::time::Duration::from_secs(20),
         }
     }
 

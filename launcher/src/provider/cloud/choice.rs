@@ -59,9 +59,10 @@ pub fn choose(offers: &[Offer], need: &Need<'_>) -> Result<Vec<Offer>, ProviderE
             let spot = o.spot.as_ref().filter(|_| need.spot);
             spot.or(o.price.as_ref()).map_or(f64::INFINITY, |m| m.per_hour)
         };
-        price(a)
-            .total_cmp(&price(b))
-            .then_with(|| (a.gpus, a.cpus, a.memory, &a.name).cmp(&(b.gpus, b.cpus, b.memory, &b.name)))
+        price(a).total_cmp(&price(b)).then_with(|| {
+            let size = |o: &Offer| (o.gpus, o.cpus, o.memory, o.rank);
+            (size(a), &a.name).cmp(&(size(b), &b.name))
+        })
     });
     if found.is_empty() {
         let mut text = format!("no machine type has {cpus} processors and {} GiB", memory >> 30);
@@ -118,6 +119,7 @@ mod tests {
             spot: None,
             zones: Vec::new(),
             current: true,
+            rank: 0,
         }
     }
 

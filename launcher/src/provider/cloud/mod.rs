@@ -23,7 +23,7 @@ mod types;
 use std::fmt;
 use std::net::IpAddr;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use herdsman_wire::ClusterName;
 
 use super::{ClusterRef, Deleted, Machine, MachineSpec, ProviderError, Tags};
@@ -36,8 +36,9 @@ pub use open::{CLOUDS, open};
 pub use strays::{Stray, strays};
 pub use types::{Facts, Finding, Money, Mood, Offer, Plan, PlannedMachine, Resource, SelfEnd};
 
-/// What a cloud's call gives, some time later.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, ProviderError>>;
+/// What a cloud's call gives, some time later.  The launcher has one thread, so
+/// that it needs not be sent to others.
+pub type Answer<'a, T> = LocalBoxFuture<'a, Result<T, ProviderError>>;
 
 /// Who is told of each machine as soon as its fate is known: its place among
 /// those asked for, and what became of it.
@@ -59,7 +60,7 @@ pub trait Cloud: fmt::Debug + Send + Sync {
     /// Looks at everything that `up` will need, and says how it stands: credentials,
     /// identity, permissions one by one, switches, quota, network, clock, a price.
     /// Makes nothing.
-    fn check(&self) -> BoxFuture<'_, Vec<Finding>>;
+    fn check(&self) -> LocalBoxFuture<'_, Vec<Finding>>;
 
     /// Machine types with their prices, where the account's region has them.
     fn sizes(&self) -> Answer<'_, Vec<Offer>>;
@@ -85,7 +86,11 @@ pub trait Cloud: fmt::Debug + Send + Sync {
         cluster: &'a ClusterRef,
         machines: &'a [MachineSpec],
         made: Made<'a>,
-    ) -> BoxFuture<'a, Vec<Result<Machine, ProviderError>>>;
+    ) -> LocalBoxFuture<'a, Vec<Result<Machine, ProviderError>>>;
+
+    /// A machine that was just made, with the address by which this computer reaches
+    /// it, which some vendors give later than the machine. At most a minute.
+    fn settled<'a>(&'a self, machine: &'a Machine) -> Answer<'a, Machine>;
 
     /// Machines by tag, of one cluster or of all, whatever state they are in as long
     /// as they cost money or hold a name. In as few calls as there are pages.

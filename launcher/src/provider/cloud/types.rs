@@ -118,6 +118,9 @@ pub struct Offer {
     pub zones: Vec<String>,
     /// Whether the vendor still gives it to new machines.
     pub current: bool,
+    /// The order of those of one size where prices are not in the catalogue.
+    #[serde(skip)]
+    pub rank: u32,
 }
 
 /// How a thing that was looked at stands.

@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use herdsman_wire::Code;
 use http::{HeaderMap, Method, Request};
 use tokio::sync::Semaphore;
@@ -150,7 +150,7 @@ pub trait Dialect: fmt::Debug + Send + Sync {
         &'a self,
         request: &'a mut Request<Bytes>,
         now: SystemTime,
-    ) -> BoxFuture<'a, Result<(), ProviderError>>;
+    ) -> LocalBoxFuture<'a, Result<(), ProviderError>>;
 
     /// What to do with an answer. Most vendors say it by the status.
     fn judge(&self, reply: &Reply) -> Verdict {
