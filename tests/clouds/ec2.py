@@ -288,6 +288,9 @@ class Ec2(Cloud):
         if path == "/_/most":
             self.most = given
             return True
+        if path == "/_/profile":
+            self.client("iam").create_instance_profile(InstanceProfileName=given)
+            return True
         if path == "/_/user":
             return self.user(given)
         if path == "/_/network":
@@ -310,7 +313,8 @@ class Ec2(Cloud):
 
     def authorize(self, after: str) -> None:
         body = after.encode()
-        urllib.request.urlopen(urllib.request.Request(self.upstream + "/moto-api/reset-auth", body, method="POST"))
+        url = self.upstream + "/moto-api/reset-auth"
+        urllib.request.urlopen(urllib.request.Request(url, body, {"content-type": "text/plain"}, method="POST"))
 
     def client(self, service: str = "ec2"):
         """The vendor's own client, past the gate."""
