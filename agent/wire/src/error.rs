@@ -97,8 +97,14 @@ codes! {
     Firewall => "E-FIREWALL", 500;
     /// A peer cannot be reached.
     Unreachable => "E-UNREACHABLE", 502;
-    /// Quota or capacity of the provider.
+    /// The account may not have so much at the provider.
     Quota => "E-QUOTA", 429;
+    /// The provider has no such machines left there, now.
+    Capacity => "E-CAPACITY", 503;
+    /// The provider takes no more calls for a while.
+    Rate => "E-RATE", 429;
+    /// The provider was shown no credentials, or takes them no more.
+    Credentials => "E-CREDENTIALS", 401;
     /// A permission is missing at the provider.
     Permission => "E-PERM", 403;
     /// The provider failed otherwise.

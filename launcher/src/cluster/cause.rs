@@ -8,7 +8,7 @@ use herdsman_wire::session::{LogQuery, StreamRequest};
 use herdsman_wire::{ApiError, Code, NodeName, Timestamp};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::watch::{Goal, LOOK_AT_MACHINES};
+use super::watch::Goal;
 use super::{Context, ready_workers};
 use crate::link::Link;
 use crate::provider::Machine;
@@ -19,7 +19,7 @@ const LINES: u32 = 6;
 /// Ends when the scheduler's machine does not run any more, with the cause.
 pub(super) async fn end_of_scheduler(ctx: &Context, machines: &[Machine]) -> ApiError {
     loop {
-        tokio::time::sleep(LOOK_AT_MACHINES).await;
+        tokio::time::sleep(ctx.provider.look_again()).await;
         if let Some(dead) = dead_scheduler(ctx, machines).await {
             return dead;
         }

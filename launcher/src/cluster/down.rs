@@ -73,9 +73,14 @@ pub(super) async fn remove_all(ctx: &Context, name: &ClusterName, see: Observe<'
         report.existed |= !machines.is_empty();
         let mut clusters: Vec<ClusterRef> = machines.iter().map(|m| m.cluster.clone()).collect();
         clusters.extend(record.as_ref().map(|r| r.cluster.clone()));
+        // An interrupted command may have made a network and no machine.
+        let more = ctx.provider.clusters(name).await?;
+        report.existed |= !more.is_empty();
+        let rest = !more.is_empty();
+        clusters.extend(more);
         clusters.sort_by(|a, b| a.id.as_str().cmp(b.id.as_str()));
         clusters.dedup();
-        if round > 1 && machines.is_empty() && report.left.is_empty() {
+        if round > 1 && machines.is_empty() && !rest && report.left.is_empty() {
             break;
         }
         report.left.clear();

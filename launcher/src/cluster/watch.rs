@@ -17,8 +17,6 @@ use crate::provider::{ClusterRef, Machine};
 
 /// Longest wait of one question for events.
 const POLL: Duration = Duration::from_secs(5);
-/// How often the provider is asked whether machines still run.
-pub(super) const LOOK_AT_MACHINES: Duration = Duration::from_secs(2);
 /// Pause before a hub that did not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -66,7 +64,7 @@ pub(super) async fn wait(
             }
             // An agent that died is started again within a second.
             Err(e) if e.retryable && !left.is_zero() => {
-                if looked.elapsed() > LOOK_AT_MACHINES {
+                if looked.elapsed() > ctx.provider.look_again() {
                     looked = Instant::now();
                     if let Some(dead) = dead_scheduler(ctx, machines).await {
                         return Err(dead);
@@ -100,7 +98,7 @@ pub(super) async fn wait(
             }
             Verdict::Wait => {}
         }
-        if looked.elapsed() > LOOK_AT_MACHINES {
+        if looked.elapsed() > ctx.provider.look_again() {
             looked = Instant::now();
             gone = dead_machines(ctx, machines, &status).await;
             if !gone.is_empty() {

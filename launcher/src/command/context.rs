@@ -8,8 +8,8 @@ use super::cli::{Global, UpArgs};
 use crate::bootstrap::{Boot, Download, UserDataForm};
 use crate::cluster::{self, Access, Context};
 use crate::config::{self, Accel, Env, Loaded, LocalNetwork, MachineSize, ProviderName, Settings, vars};
-use crate::provider::{LocalSettings, Machine, Provider, local, manual, qemu};
-use crate::state::Store;
+use crate::provider::{LocalSettings, Machine, Provider, cloud, local, manual, qemu};
+use crate::state::{Record, Store};
 use crate::ui::{Error, Printer};
 
 /// Providers whose records lie on this computer.
@@ -67,18 +67,27 @@ impl Session {
         Ok(self.with_boot(ctx, settings))
     }
 
+    /// The provider that was named, or that of the settings.
+    pub(super) fn provider_of(&self, named: Option<ProviderName>) -> Result<ProviderName, Error> {
+        match named {
+            Some(name) => Ok(name),
+            None => Ok(self.load(&UpArgs::default())?.settings.provider),
+        }
+    }
+
+    /// One provider, with the settings for it.
+    pub(super) fn provider(&self, name: ProviderName, region: Option<&str>) -> Result<Context, Error> {
+        let settings = self.load(&on(name, region))?.settings;
+        self.context_on(&settings, name, Wish::Look)
+    }
+
     fn context_on(&self, settings: &Settings, provider: ProviderName, wish: Wish) -> Result<Context, Error> {
         let store = self.store()?;
         let provider = match provider {
             ProviderName::Local => Provider::Local(local::Local::new(self.local(&store, settings.local_network)?)),
             ProviderName::Manual => Provider::Manual(manual::Manual::new(manual_settings(&store, settings, wish))),
             ProviderName::Qemu => Provider::Qemu(qemu::Qemu::new(self.qemu(&store, settings))),
-            other => {
-                return Err(Error::new(
-                    Code::Usage,
-                    format!("provider `{other}` is not part of this release yet; `local`, `qemu` and `manual` are"),
-                ));
-            }
+            other => Provider::Cloud(cloud::open(other, settings.cloud.clone())?),
         };
         Ok(Context {
             provider,
@@ -107,8 +116,20 @@ impl Session {
     /// All providers that may have machines of this user, that of the settings
     /// first. One that cannot be used here has none.
     pub(super) fn contexts(&self) -> Result<Vec<Context>, Error> {
-        let settings = self.load(&UpArgs::default())?.settings;
+        self.contexts_for(&UpArgs::default())
+    }
+
+    /// [`Self::contexts`] with flags that may name another provider or region.
+    pub(super) fn contexts_for(&self, flags: &UpArgs) -> Result<Vec<Context>, Error> {
+        let settings = self.load(flags)?.settings;
         self.contexts_with(&settings, Wish::Look)
+    }
+
+    /// The provider that a record names, in the region that it names.
+    fn context_of(&self, record: &Record, wish: Wish) -> Option<Context> {
+        let name = <ProviderName as clap::ValueEnum>::from_str(&record.provider, false).ok()?;
+        let settings = self.load(&on(name, record.region.as_deref())).ok()?.settings;
+        Some(self.with_boot(self.context_on(&settings, name, wish).ok()?, &settings))
     }
 
     fn contexts_with(&self, settings: &Settings, wish: Wish) -> Result<Vec<Context>, Error> {
@@ -118,6 +139,19 @@ impl Session {
                 all.extend(self.context_on(settings, other, wish));
             }
         }
+        // Clouds, and regions of them, that clusters of this computer are in.
+        let Some(store) = all.first().map(|ctx| ctx.store.clone()) else {
+            return Ok(all);
+        };
+        for name in store.names()? {
+            let Ok(Some(record)) = store.load(&name) else { continue };
+            let known = |c: &Context| {
+                c.provider.name() == record.provider && (record.region.is_none() || record.region == region_of(c))
+            };
+            if !all.iter().any(known) {
+                all.extend(self.context_of(&record, wish));
+            }
+        }
         Ok(all)
     }
 
@@ -125,7 +159,17 @@ impl Session {
     /// only one there is; with the provider that has it, which its record says, or
     /// else whoever knows machines of it.
     pub(super) async fn find(&self, named: Option<&ClusterName>, wish: Wish) -> Result<(Context, ClusterName), Error> {
-        let settings = self.load(&UpArgs::default())?.settings;
+        self.find_with(&UpArgs::default(), named, wish).await
+    }
+
+    /// [`Self::find`] with flags that may name another provider or region.
+    pub(super) async fn find_with(
+        &self,
+        flags: &UpArgs,
+        named: Option<&ClusterName>,
+        wish: Wish,
+    ) -> Result<(Context, ClusterName), Error> {
+        let settings = self.load(flags)?.settings;
         let contexts = self.contexts_with(&settings, wish)?;
         let name = match named {
             Some(name) => name.clone(),
@@ -137,8 +181,15 @@ impl Session {
         let Some(first) = contexts.next() else {
             return Err(Error::new(Code::Internal, "there is no provider"));
         };
-        if recorded.as_ref().is_some_and(|r| r.provider == first.provider.name()) {
+        let same =
+            |r: &Record| r.provider == first.provider.name() && (r.region.is_none() || r.region == region_of(&first));
+        if recorded.as_ref().is_some_and(same) {
             return Ok((self.with_boot(first, &settings), name));
+        }
+        if let Some(record) = &recorded
+            && let Some(ctx) = self.context_of(record, wish)
+        {
+            return Ok((ctx, name));
         }
         for ctx in contexts {
             let has = match &recorded {
@@ -251,6 +302,22 @@ impl Session {
         let access = cluster::open(&ctx, &name).await?;
         Ok((ctx, access))
     }
+}
+
+/// Flags that name a provider and a region.
+fn on(provider: ProviderName, region: Option<&str>) -> UpArgs {
+    UpArgs {
+        provider: Some(provider),
+        machines: super::cli::MachineArgs {
+            region: region.map(str::to_owned),
+            ..super::cli::MachineArgs::default()
+        },
+        ..UpArgs::default()
+    }
+}
+
+fn region_of(ctx: &Context) -> Option<String> {
+    ctx.provider.cloud()?.region()
 }
 
 /// The only cluster that anybody knows of.

@@ -3,7 +3,7 @@
 use herdsman_wire::{ClusterName, Code};
 use serde_json::json;
 
-use super::cli::{DownArgs, Output};
+use super::cli::{DownArgs, MachineArgs, Output, UpArgs};
 use super::context::{Session, Wish, all_names};
 use crate::cluster::{self, Context, DownReport, Step};
 use crate::ui::{Error, Exit, seconds};
@@ -12,7 +12,7 @@ pub(super) async fn run(session: &Session, args: &DownArgs) -> Result<u8, Error>
     let wish = if args.forget { Wish::Forget } else { Wish::Look };
     let mut clusters = Vec::new();
     for name in names(session, args).await? {
-        clusters.push(session.find(name.as_ref(), wish).await?);
+        clusters.push(session.find_with(&flags(args), name.as_ref(), wish).await?);
     }
     if clusters.is_empty() {
         session.printer.note("there is no cluster");
@@ -51,10 +51,21 @@ pub(super) async fn run(session: &Session, args: &DownArgs) -> Result<u8, Error>
     worst.map_or(Ok(0), Err)
 }
 
+fn flags(args: &DownArgs) -> UpArgs {
+    UpArgs {
+        provider: args.provider,
+        machines: MachineArgs {
+            region: args.region.clone(),
+            ..MachineArgs::default()
+        },
+        ..UpArgs::default()
+    }
+}
+
 /// What is to be deleted; nothing named means the project's or the only one.
 async fn names(session: &Session, args: &DownArgs) -> Result<Vec<Option<ClusterName>>, Error> {
     if args.all {
-        let all = all_names(&session.contexts()?).await?;
+        let all = all_names(&session.contexts_for(&flags(args))?).await?;
         return Ok(all.into_iter().map(Some).collect());
     }
     if args.names.is_empty() {

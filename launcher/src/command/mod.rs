@@ -3,10 +3,12 @@
 pub mod cli;
 
 mod allow;
+mod check;
 mod completion;
 mod config;
 mod connect;
 mod context;
+mod cost;
 mod dash;
 mod doctor;
 mod down;
@@ -19,10 +21,13 @@ mod ls;
 mod own;
 mod packages;
 mod pkg;
+mod plan;
+mod reap;
 mod remove;
 mod render;
 mod scale;
 mod signals;
+mod sizes;
 mod status;
 mod up;
 mod upgrade;
@@ -99,6 +104,10 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
         Verb::Allow(args) => done(allow::allow(&session, &args).await),
         Verb::Deny(args) => done(allow::deny(&session, &args).await),
         Verb::Doctor(args) => doctor::run(&session, &args).await,
+        Verb::Check(args) => check::run(&session, &args).await,
+        Verb::Sizes(args) => done(sizes::run(&session, &args).await),
+        Verb::Cost(args) => done(cost::run(&session, &args).await),
+        Verb::Reap(args) => reap::run(&session, &args).await,
         Verb::Pkg(verb) => done(pkg::run(&session, &verb).await),
         Verb::Upgrade(args) => done(upgrade::run(&session, &args).await),
         Verb::Render(what) => done(render::run(&session, &what).await),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use herdsman_wire::{Code, limits};
 use serde_json::json;
 
-use super::cli::{CloudInitArgs, FirewallArgs, Output, RenderRole, RenderVerb, UpArgs};
+use super::cli::{CloudInitArgs, FirewallArgs, IamArgs, Output, RenderRole, RenderVerb, UpArgs};
 use super::context::Session;
 use crate::cluster;
 use crate::ui::{Error, iso};
@@ -30,6 +30,21 @@ pub(super) async fn run(session: &Session, what: &RenderVerb) -> Result<(), Erro
         RenderVerb::Packer => session.printer.data(PACKER),
         RenderVerb::Terraform => session.printer.data(TERRAFORM),
         RenderVerb::Firewall(args) => firewall(session, args).await,
+        RenderVerb::Iam(args) => iam(session, args),
+    }
+}
+
+/// What the account has to allow; nothing where there is no account.
+fn iam(session: &Session, args: &IamArgs) -> Result<(), Error> {
+    let name = session.provider_of(args.provider)?;
+    match session.provider(name, None)?.provider.cloud() {
+        Some(cloud) => session.printer.data(&cloud.policy()),
+        None => {
+            session
+                .printer
+                .note(&format!("provider {name} has no account, so nothing has to be allowed"));
+            Ok(())
+        }
     }
 }
 

@@ -16,6 +16,9 @@ use crate::ui::{Error, Exit, Progress, iso, seconds};
 /// Part of `--timeout` that is kept for deleting what did not start.
 const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(20);
 
+/// Wait before a provider that had no machines left is asked again.
+const UNTIL_UP: std::time::Duration = std::time::Duration::from_secs(30);
+
 pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     let loaded = session.load(args)?;
     let settings = &loaded.settings;
@@ -42,7 +45,21 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     let existed = matches!(ctx.store.load(&wanted.name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
     let progress = Progress::new(printer);
     let see = |step: &cluster::Step| progress.see(step);
-    let work = async { Ok(cluster::up(&ctx, &wanted, &see).await?) };
+    let work = async {
+        loop {
+            match cluster::up(&ctx, &wanted, &see).await {
+                Err(e) if args.retry_until_up && matches!(e.code, Code::Capacity | Code::Quota) => {
+                    see(&cluster::Step::Note(format!(
+                        "{}; tried again in {}",
+                        e.message,
+                        seconds(UNTIL_UP)
+                    )));
+                    tokio::time::sleep(UNTIL_UP).await;
+                }
+                other => return Ok(other?),
+            }
+        }
+    };
     let result = interruptible(work).await;
     progress.finish();
     match result {
@@ -188,6 +205,10 @@ async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Se
     let exists = !machines.is_empty();
     let same = exists && have == settings.workers.min() as usize;
     let printer = &session.printer;
+    let offer = match ctx.provider.cloud() {
+        Some(cloud) => Some(interruptible(async { Ok(cloud.plan(settings.workers.min()).await?) }).await?),
+        None => None,
+    };
     let copy = if packages::is_copied(settings) {
         let python = packages::interpreter(session, settings)?;
         let request = packages::request(session, settings)?;
@@ -202,15 +223,25 @@ async fn plan(session: &Session, entries: &crate::config::Entries, settings: &Se
             "environment": copy.as_ref().map(|c| json!({"id": c.id, "summary": c.summary(), "notes": c.notes})),
             "workers": {"have": have, "want": settings.workers.min()},
             "changes": !same,
+            "machines": offer,
+            "price_per_hour": offer.as_ref().and_then(crate::provider::cloud::Plan::price),
             "settings": entries.document(),
         }))?;
     } else {
         let mut text = format!("{} on {}\n", settings.name, settings.provider);
-        text += &format!("  scheduler  {}\n", if exists { "exists" } else { "1 to make" });
-        text += &format!("  workers    {have} of {}\n", settings.workers);
+        match &offer {
+            None => {
+                text += &format!("  scheduler  {}\n", if exists { "exists" } else { "1 to make" });
+                text += &format!("  workers    {have} of {}\n", settings.workers);
+            }
+            Some(plan) => text += &super::plan::machines(plan, exists, have),
+        }
         let python = copy.as_ref().map(crate::environment::Copy::summary);
         text += &format!("  packages   {}\n", python.unwrap_or_else(|| settings.env.to_string()));
         text += &format!("  stops      {}\n", stops(settings));
+        if let (Some(plan), Some(cloud)) = (&offer, ctx.provider.cloud()) {
+            text += &super::plan::end(plan, cloud.facts(), settings.lifetime);
+        }
         printer.text(&text)?;
     }
     Ok(if same { Exit::Done } else { Exit::Changes } as u8)

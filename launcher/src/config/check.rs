@@ -239,6 +239,10 @@ fn without_effect(m: &Merged) -> Vec<String> {
     if m.provider.value == ProviderName::Qemu {
         note! {
             "place.region" => m.region, "place.zones" => m.zones, "place.network" => m.network,
+            "place.subnets" => m.subnets, "place.security_groups" => m.security_groups,
+            "place.image" => m.image, "place.disk_type" => m.disk_type, "place.ssh_key" => m.ssh_key,
+            "place.role" => m.role, "scheduler.gpus" => m.scheduler.gpus, "workers.gpus" => m.worker.gpus,
+            "scheduler.gpu_type" => m.scheduler.gpu_type, "workers.gpu_type" => m.worker.gpu_type,
             "scheduler.type" => m.scheduler.types, "workers.type" => m.worker.types,
             "workers.spot" => m.spot, "limits.max_cost" => m.max_cost,
         }
@@ -255,6 +259,10 @@ fn without_effect(m: &Merged) -> Vec<String> {
     if m.provider.value == ProviderName::Local {
         note! {
             "place.region" => m.region, "place.zones" => m.zones, "place.network" => m.network,
+            "place.subnets" => m.subnets, "place.security_groups" => m.security_groups,
+            "place.image" => m.image, "place.disk_type" => m.disk_type, "place.ssh_key" => m.ssh_key,
+            "place.role" => m.role, "scheduler.gpus" => m.scheduler.gpus, "workers.gpus" => m.worker.gpus,
+            "scheduler.gpu_type" => m.scheduler.gpu_type, "workers.gpu_type" => m.worker.gpu_type,
             "place.join" => m.join,
             "scheduler.cpu" => m.scheduler.cpu, "scheduler.memory" => m.scheduler.memory,
             "scheduler.type" => m.scheduler.types, "scheduler.disk" => m.scheduler.disk,

@@ -359,10 +359,11 @@ impl fmt::Display for ProviderName {
 }
 
 /// Whether workers may be of the kind that the provider can take away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Spot {
     /// Never.
+    #[default]
     Never,
     /// Where there are any, else ordinary ones.
     Prefer,

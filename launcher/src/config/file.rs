@@ -161,6 +161,19 @@ table! {
         join: Vec<IpNet>,
         /// An existing network, by id or name.
         network: String,
+        /// Existing parts of it, tried in order.
+        subnets: Vec<String>,
+        /// Existing firewalls that machines get besides our own.
+        security_groups: Vec<String>,
+        /// Image that machines start from, in the provider's words.
+        image: String,
+        /// Kind of disk, in the provider's words.
+        disk_type: String,
+        /// A key that the provider knows, for people who log in.
+        ssh_key: String,
+        /// What machines may do at the provider: an instance profile, a service
+        /// account or a managed identity.
+        role: String,
     }
 }
 
@@ -176,6 +189,10 @@ table! {
         types: Vec<String>,
         /// Disk.
         disk: Size,
+        /// Graphics processors.
+        gpus: u32,
+        /// Their kind.
+        gpu_type: String,
         /// Further arguments of `dask scheduler`.
         options: Vec<String>,
     }
@@ -197,6 +214,10 @@ table! {
         types: Vec<String>,
         /// Disk of each machine.
         disk: Size,
+        /// Graphics processors of each machine.
+        gpus: u32,
+        /// Their kind.
+        gpu_type: String,
         /// Machines that the provider may take away.
         spot: Spot,
         /// Worker processes on each machine.

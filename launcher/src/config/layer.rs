@@ -73,7 +73,7 @@ fn flag_of(key: &str) -> &'static str {
     if key.starts_with("env.variables.") {
         return "--env-var";
     }
-    FLAGS.iter().find(|(k, _)| *k == key).map_or("flag", |(_, flag)| flag)
+    FLAGS.iter().find(|(k, _)| *k == key).map_or("--set", |(_, flag)| flag)
 }
 
 /// Keys and the flags that set them.
@@ -85,6 +85,28 @@ pub(crate) const FLAGS: &[(&str, &str)] = &[
     ("keep_failed", "--keep-failed"),
     ("place.allow", "--allow"),
     ("place.join", "--join"),
+    ("place.region", "--region"),
+    ("place.zones", "--zone"),
+    ("place.private", "--private"),
+    ("place.network", "--network"),
+    ("place.subnets", "--subnet"),
+    ("place.security_groups", "--security-group"),
+    ("place.image", "--image"),
+    ("place.disk_type", "--disk-type"),
+    ("place.ssh_key", "--ssh-key"),
+    ("place.role", "--role"),
+    ("scheduler.cpu", "--scheduler-cpu"),
+    ("scheduler.memory", "--scheduler-memory"),
+    ("scheduler.type", "--scheduler-type"),
+    ("scheduler.disk", "--scheduler-disk"),
+    ("scheduler.gpus", "--scheduler-gpus"),
+    ("scheduler.gpu_type", "--scheduler-gpu-type"),
+    ("workers.cpu", "--cpu"),
+    ("workers.type", "--type"),
+    ("workers.disk", "--disk"),
+    ("workers.gpus", "--gpus"),
+    ("workers.gpu_type", "--gpu-type"),
+    ("workers.spot", "--spot"),
     ("scheduler.options", "--scheduler-option"),
     ("workers.count", "--workers"),
     ("workers.threads", "--threads"),
@@ -118,7 +140,7 @@ pub(crate) const FLAGS: &[(&str, &str)] = &[
 ];
 
 /// The flags as a source. Lists that were not given are absent, not empty.
-pub(crate) fn of_flags(up: &UpArgs, global: &Global, cwd: &Path) -> Layer {
+pub(crate) fn of_flags(up: &UpArgs, global: &Global, cwd: &Path) -> Result<Layer, ConfigError> {
     fn given<T: Clone>(list: &[T]) -> Option<Vec<T>> {
         (!list.is_empty()).then(|| list.to_vec())
     }
@@ -132,11 +154,34 @@ pub(crate) fn of_flags(up: &UpArgs, global: &Global, cwd: &Path) -> Layer {
     };
     file.place.allow = given(&up.allow);
     file.place.join = given(&up.join);
+    let at = &up.machines;
+    file.place.region.clone_from(&at.region);
+    file.place.zones = given(&at.zone);
+    file.place.private = at.private.then_some(true);
+    file.place.network.clone_from(&at.network);
+    file.place.subnets = given(&at.subnet);
+    file.place.security_groups = given(&at.security_group);
+    file.place.image.clone_from(&at.image);
+    file.place.disk_type.clone_from(&at.disk_type);
+    file.place.ssh_key.clone_from(&at.ssh_key);
+    file.place.role.clone_from(&at.role);
+    file.scheduler.cpu = at.scheduler_cpu;
+    file.scheduler.memory = at.scheduler_memory;
+    file.scheduler.types = given(&at.scheduler_type);
+    file.scheduler.disk = at.scheduler_disk;
+    file.scheduler.gpus = at.scheduler_gpus;
+    file.scheduler.gpu_type.clone_from(&at.scheduler_gpu_type);
     file.scheduler.options = given(&up.scheduler_option);
     let group = file.workers_mut();
     group.count = up.workers;
     group.threads = up.threads;
     group.memory = up.memory;
+    group.cpu = at.cpu;
+    group.types = given(&at.types);
+    group.disk = at.disk;
+    group.gpus = at.gpus;
+    group.gpu_type.clone_from(&at.gpu_type);
+    group.spot = at.spot;
     group.workers_per_vm = up.workers_per_node;
     group.class.clone_from(&up.worker_class);
     group.options = given(&up.worker_option);
@@ -169,11 +214,14 @@ pub(crate) fn of_flags(up: &UpArgs, global: &Global, cwd: &Path) -> Layer {
     file.security.tls_worker_key.clone_from(&tls.tls_worker_key);
     file.security.tls_client_cert.clone_from(&tls.tls_client_cert);
     file.security.tls_client_key.clone_from(&tls.tls_client_key);
-    Layer {
+    for pair in &up.set {
+        set(&mut file, &pair.key, &pair.value).map_err(|e| e.at(Origin::Flag { flag: "--set" }))?;
+    }
+    Ok(Layer {
         file,
         base: cwd.to_owned(),
         source: Source::Flags,
-    }
+    })
 }
 
 /// The environment as a source: `HERDSMAN_IDLE`, `DASK_HERDSMAN__LIMITS__IDLE`
@@ -265,7 +313,12 @@ pub(crate) fn set(file: &mut File, key: &str, text: &str) -> Result<(), ConfigEr
         .ok()
         .and_then(|d| <toml::Value as serde::Deserialize>::deserialize(d).ok());
     let mut first: Option<ConfigError> = None;
-    for value in [Some(as_text), as_toml, Some(as_list)].into_iter().flatten() {
+    let mut forms = [Some(as_text), as_toml, Some(as_list)];
+    if is_of_cloud(key) {
+        // Its table takes anything here; its own types look at it later.
+        forms.swap(0, 1);
+    }
+    for value in forms.into_iter().flatten() {
         match parse::one(file, key, &value) {
             Ok(changed) => {
                 *file = changed;
@@ -275,6 +328,12 @@ pub(crate) fn set(file: &mut File, key: &str, text: &str) -> Result<(), ConfigEr
         }
     }
     Err(first.unwrap_or_else(|| ConfigError::new("cannot be set").key(key)))
+}
+
+/// Whether a key stands in the table of a cloud.
+fn is_of_cloud(key: &str) -> bool {
+    let table = key.split('.').next().unwrap_or_default();
+    ["gcp", "aws", "azure", "digitalocean", "hetzner", "openstack"].contains(&table)
 }
 
 /// Warnings about variables that look like ours but are not.

@@ -35,7 +35,7 @@ pub struct Loaded {
 /// # Errors
 /// [`ConfigError`] with the place of the fault.
 pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loaded, ConfigError> {
-    let mut layers = vec![layer::of_flags(up, global, cwd)];
+    let mut layers = vec![layer::of_flags(up, global, cwd)?];
     let mut files = Vec::new();
     if let Some(named) = &up.file {
         let path = cwd.join(named);

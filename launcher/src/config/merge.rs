@@ -119,6 +119,12 @@ pub(crate) struct Merged {
     pub(crate) allow: Sourced<Vec<Allow>>,
     pub(crate) join: Option<Sourced<Vec<IpNet>>>,
     pub(crate) network: Option<Sourced<String>>,
+    pub(crate) subnets: Option<Sourced<Vec<String>>>,
+    pub(crate) security_groups: Option<Sourced<Vec<String>>>,
+    pub(crate) image: Option<Sourced<String>>,
+    pub(crate) disk_type: Option<Sourced<String>>,
+    pub(crate) ssh_key: Option<Sourced<String>>,
+    pub(crate) role: Option<Sourced<String>>,
     pub(crate) scheduler: MergedMachine,
     pub(crate) scheduler_options: Vec<Sourced<String>>,
     pub(crate) group: Option<Sourced<String>>,
@@ -158,6 +164,7 @@ pub(crate) struct Merged {
     pub(crate) manual: MergedManual,
     pub(crate) qemu: MergedQemu,
     pub(crate) table: toml::Table,
+    pub(crate) table_base: PathBuf,
 }
 
 #[derive(Debug)]
@@ -189,6 +196,8 @@ pub(crate) struct MergedMachine {
     pub(crate) memory: Option<Sourced<Size>>,
     pub(crate) types: Option<Sourced<Vec<String>>>,
     pub(crate) disk: Option<Sourced<Size>>,
+    pub(crate) gpus: Option<Sourced<u32>>,
+    pub(crate) gpu_type: Option<Sourced<String>>,
 }
 
 /// Sources in order, the strongest first, and what was taken from them.
@@ -317,8 +326,17 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         }
     }
     let mut table = toml::Table::new();
+    let mut table_base = PathBuf::new();
     for layer in layers.iter().rev() {
-        table.extend(layer.file.table(provider.value).cloned().unwrap_or_default());
+        if let Some(own) = layer.file.table(provider.value) {
+            table.extend(own.clone());
+            table_base.clone_from(&layer.base);
+        }
+    }
+    for key in table.keys() {
+        let key = format!("{}.{key}", provider.value);
+        let name = key.split_once('.').map_or("", |(_, k)| k);
+        m.pick(&key, |f| f.table(provider.value)?.get(name).cloned());
     }
     let per_node = std::num::NonZeroU16::new(defaults::WORKERS_PER_NODE).unwrap_or(std::num::NonZeroU16::MIN);
     let merged = Merged {
@@ -332,11 +350,19 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         allow: m.pick_or("place.allow", |f| f.place.allow.clone(), vec![defaults::ALLOW]),
         join: m.pick("place.join", |f| f.place.join.clone()),
         network: m.pick("place.network", |f| f.place.network.clone()),
+        subnets: m.pick("place.subnets", |f| f.place.subnets.clone()),
+        security_groups: m.pick("place.security_groups", |f| f.place.security_groups.clone()),
+        image: m.pick("place.image", |f| f.place.image.clone()),
+        disk_type: m.pick("place.disk_type", |f| f.place.disk_type.clone()),
+        ssh_key: m.pick("place.ssh_key", |f| f.place.ssh_key.clone()),
+        role: m.pick("place.role", |f| f.place.role.clone()),
         scheduler: MergedMachine {
             cpu: m.pick("scheduler.cpu", |f| f.scheduler.cpu),
             memory: m.pick("scheduler.memory", |f| f.scheduler.memory),
             types: m.pick("scheduler.type", |f| f.scheduler.types.clone()),
             disk: m.pick("scheduler.disk", |f| f.scheduler.disk),
+            gpus: m.pick("scheduler.gpus", |f| f.scheduler.gpus),
+            gpu_type: m.pick("scheduler.gpu_type", |f| f.scheduler.gpu_type.clone()),
         },
         scheduler_options: m.pick_all("scheduler.options", |f| f.scheduler.options.clone()),
         group: m.pick("workers.name", |f| f.group()?.name.clone()),
@@ -346,6 +372,8 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
             memory: m.pick("workers.memory", |f| f.group()?.memory),
             types: m.pick("workers.type", |f| f.group()?.types.clone()),
             disk: m.pick("workers.disk", |f| f.group()?.disk),
+            gpus: m.pick("workers.gpus", |f| f.group()?.gpus),
+            gpu_type: m.pick("workers.gpu_type", |f| f.group()?.gpu_type.clone()),
         },
         spot: m.pick("workers.spot", |f| f.group()?.spot),
         per_node: m.pick_or("workers.workers_per_vm", |f| f.group()?.workers_per_vm, per_node),
@@ -409,6 +437,7 @@ pub(crate) fn merge(layers: &[Layer], cpus: usize) -> (Merged, Entries) {
         },
         local_network: m.pick_or("local.network", |f| f.local.network, LocalNetwork::Auto),
         table,
+        table_base,
         provider,
     };
     (merged, m.entries)

@@ -39,7 +39,7 @@ pub(crate) use layer::FLAGS;
 pub use load::{Loaded, config_path, find_project, load, state_dir};
 pub use merge::{Entries, Entry};
 pub use origin::{Origin, Sourced};
-pub use pair::{SecretName, Tag, Variable};
+pub use pair::{SecretName, Setting, Tag, Variable};
 pub use parse::{parse_file, parse_user_file};
 pub use proxy::{Program, ProxyCommand};
 pub use settings::{MachineSize, Manual, OwnCertificates, Qemu, Settings};

@@ -60,6 +60,32 @@ impl FromStr for Tag {
     }
 }
 
+/// Any setting by its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its key, such as `limits.idle`.
+    pub key: String,
+    /// Its value as a text.
+    pub value: String,
+}
+
+impl FromStr for Setting {
+    type Err = ValueError;
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| ValueError::new("setting", text, "write it as key=value").hidden())?;
+        // A flag is seen by everybody who can list processes.
+        if let Some(kind) = secrets::look(key, value) {
+            return Err(ValueError::new("setting", key, format!("the value looks like {kind}")));
+        }
+        Ok(Self {
+            key: key.trim().into(),
+            value: value.into(),
+        })
+    }
+}
+
 /// Checks the name of an environment variable.
 pub(crate) fn check_variable_name(name: &str) -> Result<(), ValueError> {
     let first = name.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');

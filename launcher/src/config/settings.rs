@@ -9,6 +9,7 @@ use herdsman_wire::{ClusterName, Code, Secret};
 use ipnet::IpNet;
 
 use crate::bootstrap::{Arch, Mirror, Sha256, UserDataForm};
+use crate::provider::cloud::{Common, Gpus, MachineWish};
 
 use super::check::{self, fault};
 use super::choice::{Accel, Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, Wait, WorkerRange};
@@ -164,6 +165,10 @@ pub struct Settings {
     pub manual: Manual,
     /// Virtual machines on this computer.
     pub qemu: Qemu,
+    /// Machines of a cloud.
+    pub cloud: Common,
+    /// Once the estimate passes this, in the provider's currency.
+    pub max_cost: Option<f64>,
 }
 
 impl Settings {
@@ -175,6 +180,7 @@ impl Settings {
         let resources = m.resources.iter().map(|(k, v)| (k.clone(), v.value)).collect();
         let own = security::check(&m.insecure, &m.tls)?;
         let variables = variables(&m, env)?;
+        let cloud = cloud(&m, env);
         let env_source = source(&m)?;
         let threads = match m.threads.value {
             Threads::Auto => None,
@@ -221,8 +227,52 @@ impl Settings {
             image_python: m.image_python.map(|p| p.value),
             qemu: qemu(&m.qemu, &m.scheduler, &m.worker),
             manual: manual(m.manual),
+            cloud,
+            max_cost: m.max_cost.map(|c| c.value),
         };
         Ok((settings, warnings))
+    }
+}
+
+fn cloud(m: &Merged, env: &Env) -> Common {
+    fn value<T: Clone>(s: &Option<Sourced<T>>) -> Option<T> {
+        s.as_ref().map(|s| s.value.clone())
+    }
+    let wish = |m: &MergedMachine| MachineWish {
+        cpus: value(&m.cpu),
+        memory: m.memory.as_ref().map(|s| s.value.bytes()),
+        types: value(&m.types).unwrap_or_default(),
+        disk: m.disk.as_ref().map(|s| s.value.bytes()),
+        gpus: Gpus {
+            // A kind alone means one of it.
+            count: value(&m.gpus).unwrap_or_else(|| u32::from(m.gpu_type.is_some())),
+            kind: value(&m.gpu_type),
+        },
+    };
+    let nets = m.allow.value.iter().filter_map(|a| match a {
+        Allow::Net(net) => Some(*net),
+        Allow::Me | Allow::None => None,
+    });
+    Common {
+        region: value(&m.region),
+        zones: value(&m.zones).unwrap_or_default(),
+        private: m.private.value,
+        network: value(&m.network),
+        subnets: value(&m.subnets).unwrap_or_default(),
+        security_groups: value(&m.security_groups).unwrap_or_default(),
+        allow: nets.collect(),
+        allow_me: m.allow.value.contains(&Allow::Me),
+        image: value(&m.image),
+        disk_type: value(&m.disk_type),
+        ssh_key: value(&m.ssh_key),
+        role: value(&m.role),
+        scheduler: wish(&m.scheduler),
+        worker: wish(&m.worker),
+        spot: value(&m.spot).unwrap_or(super::Spot::Never),
+        lifetime: span(m.lifetime.value),
+        table: m.table.clone(),
+        base: m.table_base.clone(),
+        env: env.clone(),
     }
 }
 

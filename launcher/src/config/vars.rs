@@ -62,6 +62,8 @@ pub const UV: &str = "HERDSMAN_UV";
 /// Level of the program's own log where no `-v` is given: `error`, `warn`,
 /// `info`, `debug` or `trace`.
 pub const LOG: &str = "HERDSMAN_LOG";
+/// Address with which a cloud sees this computer, where no service is to be asked.
+pub const MY_ADDRESS: &str = "HERDSMAN_MY_ADDRESS";
 /// Beginning of Dask's way to name a setting in the environment:
 /// `DASK_HERDSMAN__LIMITS__IDLE` is `limits.idle`.
 pub const DASK_PREFIX: &str = "DASK_HERDSMAN__";
@@ -105,7 +107,23 @@ pub const SETTINGS: &[(&str, &str)] = &[
 ];
 
 /// Variables of ours that stand for no setting of a cluster.
-pub const OTHERS: &[&str] = &[STATE_DIR, STATE, CONFIG, AGENT, UV, NO_INPUT, OFFLINE, LOG];
+pub const OTHERS: &[&str] = &[
+    STATE_DIR,
+    STATE,
+    CONFIG,
+    AGENT,
+    UV,
+    NO_INPUT,
+    OFFLINE,
+    LOG,
+    MY_ADDRESS,
+    "HERDSMAN_AWS_ENDPOINT",
+    "HERDSMAN_AZURE_ENDPOINT",
+    "HERDSMAN_DIGITALOCEAN_ENDPOINT",
+    "HERDSMAN_GCP_ENDPOINT",
+    "HERDSMAN_HETZNER_ENDPOINT",
+    "HERDSMAN_OPENSTACK_ENDPOINT",
+];
 
 /// Names of the Python class's arguments, which `DASK_HERDSMAN__` may use as
 /// well, with the setting's key.
@@ -122,6 +140,8 @@ pub const PYTHON_NAMES: &[(&str, &str)] = &[
     ("scheduler_memory", "scheduler.memory"),
     ("scheduler_type", "scheduler.type"),
     ("region", "place.region"),
+    ("zone", "place.zones"),
+    ("worker_gpu", "workers.gpus"),
     ("private", "place.private"),
     ("allow", "place.allow"),
     ("spot", "workers.spot"),

@@ -1,8 +1,10 @@
 //! Providers make machines and delete them; they know nothing of Dask,
 //! certificates or the command line.
 //!
-//! A provider is a folder here, a variant of [`Provider`] and an arm in each of
-//! its methods; the compiler lists what is missing. User-data is opaque to it.
+//! A provider that works on this computer is a folder here, a variant of
+//! [`Provider`] and an arm in each of its methods; the compiler lists what is
+//! missing. Clouds are one variant: each is a folder that implements
+//! [`cloud::Cloud`], and a line in [`cloud::open`]. User-data is opaque to all.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +14,15 @@ use herdsman_wire::{ClusterId, ClusterName, NodeName, Role, Secret};
 use serde::{Deserialize, Serialize};
 
 use crate::bootstrap::UserDataForm;
+pub use cloud::Made;
+pub use route::towards;
 
+pub mod aws;
+pub mod cloud;
 pub mod local;
 pub mod manual;
 pub mod qemu;
+mod route;
 
 /// Tags of a resource: `herdsman-cluster`, `herdsman-role` …, DESIGN section 7.
 pub type Tags = BTreeMap<String, String>;
@@ -79,6 +86,24 @@ pub struct Machine {
     pub tags: Tags,
     /// Whether it runs.
     pub running: bool,
+    /// What it is made of, where that has a price.
+    #[serde(default)]
+    pub hardware: Hardware,
+}
+
+/// What a cloud's machine is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hardware {
+    /// The vendor's name of its type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Whether it can be taken away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub spot: bool,
 }
 
 /// Why a provider could not do something. `code` is ours, the rest is the
@@ -127,16 +152,19 @@ pub enum Provider {
     Manual(manual::Manual),
     /// Virtual machines on this computer.
     Qemu(qemu::Qemu),
+    /// Machines of a cloud.
+    Cloud(Box<dyn cloud::Cloud>),
 }
 
 impl Provider {
     /// Name as in flags and tags.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Local(_) => "local",
             Self::Manual(_) => "manual",
             Self::Qemu(_) => "qemu",
+            Self::Cloud(p) => p.facts().name,
         }
     }
 
@@ -148,6 +176,8 @@ impl Provider {
             Self::Local(_) => UserDataForm::Json,
             Self::Manual(p) => p.user_data_form(),
             Self::Qemu(p) => p.user_data_form(),
+            // The smaller form; cloud-init takes both.
+            Self::Cloud(_) => UserDataForm::Script,
         }
     }
 
@@ -157,7 +187,7 @@ impl Provider {
     pub fn environments(&self) -> Option<PathBuf> {
         match self {
             Self::Local(p) => Some(p.environments()),
-            Self::Manual(_) | Self::Qemu(_) => None,
+            Self::Manual(_) | Self::Qemu(_) | Self::Cloud(_) => None,
         }
     }
 
@@ -179,6 +209,10 @@ impl Provider {
             Self::Local(p) => p.place(cluster, node, index),
             Self::Manual(p) => p.place(cluster, node, index),
             Self::Qemu(p) => p.place(cluster, node, index),
+            Self::Cloud(p) => Ok(Placement {
+                laptop: p.laptop(),
+                ..Placement::default()
+            }),
         }
     }
 
@@ -191,6 +225,7 @@ impl Provider {
             Self::Local(p) => p.ensure_network(cluster, tags).await,
             Self::Manual(p) => p.ensure_network(cluster, tags),
             Self::Qemu(p) => p.ensure_network(cluster, tags).await,
+            Self::Cloud(p) => p.ensure_network(cluster, tags).await,
         }
     }
 
@@ -201,7 +236,7 @@ impl Provider {
     /// As the provider says.
     pub fn prepare(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Result<Vec<String>, ProviderError> {
         match self {
-            Self::Local(_) | Self::Qemu(_) => Ok(Vec::new()),
+            Self::Local(_) | Self::Qemu(_) | Self::Cloud(_) => Ok(Vec::new()),
             Self::Manual(p) => p.prepare(cluster, machines),
         }
     }
@@ -210,19 +245,71 @@ impl Provider {
     /// worthless; where it lies about, it is removed.
     pub fn enrolled(&self, cluster: &ClusterRef, nodes: &[NodeName]) {
         match self {
-            Self::Local(_) => {}
+            Self::Local(_) | Self::Cloud(_) => {}
             Self::Manual(p) => p.enrolled(cluster, nodes),
             Self::Qemu(p) => p.enrolled(cluster, nodes),
         }
     }
 
-    /// Makes machines, at the same time where that helps. The answer has one
-    /// entry for each, in order. Does not wait for their boot.
-    pub async fn create(&self, cluster: &ClusterRef, machines: &[MachineSpec]) -> Vec<Result<Machine, ProviderError>> {
-        match self {
+    /// Makes machines, at the same time where that helps, and tells `made` of each
+    /// as soon as its fate is known. The answer has one entry for each, in order.
+    /// Does not wait for their boot.
+    pub async fn create(
+        &self,
+        cluster: &ClusterRef,
+        machines: &[MachineSpec],
+        made: Made<'_>,
+    ) -> Vec<Result<Machine, ProviderError>> {
+        let all = match self {
             Self::Local(p) => p.create(cluster, machines).await,
             Self::Manual(p) => p.create(cluster, machines).await,
             Self::Qemu(p) => p.create(cluster, machines).await,
+            Self::Cloud(p) => return p.create(cluster, machines, made).await,
+        };
+        all.iter().enumerate().for_each(|(i, result)| made(i, result));
+        all
+    }
+
+    /// Clusters that have anything at all, machines or not.
+    ///
+    /// # Errors
+    /// As the provider says.
+    pub async fn clusters(&self, name: &ClusterName) -> Result<Vec<ClusterRef>, ProviderError> {
+        match self {
+            // What is shared there goes with the machines, or with the record.
+            Self::Local(_) | Self::Manual(_) | Self::Qemu(_) => Ok(Vec::new()),
+            Self::Cloud(p) => Ok(p.shared(Some(name)).await?.into_iter().map(|r| r.cluster).collect()),
+        }
+    }
+
+    /// The cloud, where it is one.
+    #[must_use]
+    pub fn cloud(&self) -> Option<&dyn cloud::Cloud> {
+        match self {
+            Self::Local(_) | Self::Manual(_) | Self::Qemu(_) => None,
+            Self::Cloud(p) => Some(&**p),
+        }
+    }
+
+    /// A machine that was just made, with the address by which this computer reaches
+    /// it; waits for that where it comes later.
+    ///
+    /// # Errors
+    /// As the provider says.
+    pub async fn settled(&self, machine: &Machine) -> Result<Machine, ProviderError> {
+        match self {
+            Self::Local(_) | Self::Manual(_) | Self::Qemu(_) => Ok(machine.clone()),
+            Self::Cloud(p) => p.settled(machine).await,
+        }
+    }
+
+    /// How often it may be asked whether machines still run: each time is a call that
+    /// a cloud counts.
+    #[must_use]
+    pub const fn look_again(&self) -> std::time::Duration {
+        match self {
+            Self::Local(_) | Self::Manual(_) | Self::Qemu(_) => std::time::Duration::from_secs(2),
+            Self::Cloud(_) => std::time::Duration::from_secs(20),
         }
     }
 
@@ -235,6 +322,7 @@ impl Provider {
             Self::Local(p) => p.list(cluster).await,
             Self::Manual(p) => p.list(cluster).await,
             Self::Qemu(p) => p.list(cluster).await,
+            Self::Cloud(p) => p.list(cluster).await,
         }
     }
 
@@ -247,6 +335,7 @@ impl Provider {
             Self::Local(p) => p.delete(machines).await,
             Self::Manual(p) => p.delete(machines).await,
             Self::Qemu(p) => p.delete(machines).await,
+            Self::Cloud(p) => p.delete(machines).await,
         }
     }
 
@@ -260,6 +349,7 @@ impl Provider {
             Self::Local(p) => p.delete_rest(cluster).await,
             Self::Manual(p) => p.delete_rest(cluster),
             Self::Qemu(p) => p.delete_rest(cluster),
+            Self::Cloud(p) => p.delete_rest(cluster).await,
         }
     }
 
@@ -272,6 +362,7 @@ impl Provider {
             Self::Local(p) => p.console(machine).await,
             Self::Manual(p) => p.console(machine).await,
             Self::Qemu(p) => p.console(machine).await,
+            Self::Cloud(p) => p.console(machine).await,
         }
     }
 }

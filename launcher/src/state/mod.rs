@@ -79,6 +79,9 @@ pub struct Record {
     /// Whether it is carried by certificates of the user's own.
     #[serde(default)]
     pub own: bool,
+    /// Region of the provider that they are in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
     /// Tags of its resources.
     #[serde(default)]
     pub tags: Tags,

@@ -19,6 +19,7 @@ fn record(name: &str) -> (Record, UserKeys) {
         created: now,
         agent: Some("127.0.0.1:8785".parse().unwrap()),
         scheduler: None,
+        region: None,
         roots: roots.pems.clone(),
         fingerprint: pki::fingerprint(&roots.pems.control).unwrap(),
         insecure: false,

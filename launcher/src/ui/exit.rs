@@ -59,8 +59,9 @@ pub const fn exit_of(code: Code) -> Exit {
         | Code::EnrolRequest
         | Code::Clone
         | Code::Revoked
+        | Code::Credentials
         | Code::Permission => Exit::Forbidden,
-        Code::Quota | Code::Busy => Exit::Quota,
+        Code::Quota | Code::Capacity | Code::Rate | Code::Busy => Exit::Quota,
         Code::Deadline | Code::TooEarly => Exit::Deadline,
         Code::Boot | Code::Leftover | Code::Dask | Code::Firewall => Exit::Partly,
         Code::Conflict | Code::Port => Exit::Conflict,
@@ -81,6 +82,9 @@ mod tests {
             (Code::NotFound, 3),
             (Code::Permission, 4),
             (Code::Quota, 5),
+            (Code::Capacity, 5),
+            (Code::Rate, 5),
+            (Code::Credentials, 4),
             (Code::Deadline, 6),
             (Code::Leftover, 7),
             (Code::Conflict, 8),

@@ -1,5 +1,6 @@
 //! What can be typed. Types only; the words here are the manual.
 
+mod clouds;
 mod render;
 mod unseen;
 mod up;
@@ -12,9 +13,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Limit, Period, ProxyCommand};
 
-pub use render::{CloudInitArgs, FirewallArgs, RenderRole, RenderVerb};
+pub use clouds::{CheckArgs, CostArgs, ReapArgs, SizesArgs};
+pub use render::{CloudInitArgs, FirewallArgs, IamArgs, RenderRole, RenderVerb};
 pub(crate) use unseen::masked;
-pub use up::{TlsArgs, UpArgs};
+pub use up::{MachineArgs, TlsArgs, UpArgs};
 pub use verbs::{
     AllowArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs,
     ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell,
@@ -146,6 +148,14 @@ pub enum Verb {
     Deny(DenyArgs),
     /// Find out why something is slow, stuck or out of reach
     Doctor(DoctorArgs),
+    /// Look whether providers can be used: credentials, permissions, quota, network
+    Check(CheckArgs),
+    /// List machine types with their prices
+    Sizes(SizesArgs),
+    /// Say what clusters cost
+    Cost(CostArgs),
+    /// Find what no cluster owns any more, and delete it
+    Reap(ReapArgs),
     /// See what the copied Python environment holds
     #[command(subcommand)]
     Pkg(PkgVerb),

@@ -5,7 +5,7 @@ use herdsman_wire::{ClusterName, NodeName};
 use ipnet::IpNet;
 
 use crate::bootstrap::UserDataForm;
-use crate::config::Period;
+use crate::config::{Period, ProviderName};
 
 /// What can be rendered. One more is a variant here, an arm in
 /// `command/render.rs` and a file that does it.
@@ -19,8 +19,18 @@ pub enum RenderVerb {
     Packer,
     /// An example of worker machines for Terraform or OpenTofu
     Terraform,
+    /// The least that a cloud's account has to allow
+    Iam(IamArgs),
     /// The packet filter of a new node, as `nft` reads it
     Firewall(FirewallArgs),
+}
+
+/// Arguments of `render iam`.
+#[derive(Clone, Debug, Args)]
+pub struct IamArgs {
+    /// The cloud [default: the settings' provider]
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<ProviderName>,
 }
 
 /// Arguments of `render firewall`.

@@ -7,8 +7,8 @@ use herdsman_wire::ClusterName;
 
 use super::unseen::Unseen;
 use crate::config::{
-    Allow, EnvSource, Limit, LocalNetwork, Period, ProviderName, SecretName, Size, Tag, Threads, Variable, Wait,
-    WorkerRange,
+    Allow, EnvSource, Limit, LocalNetwork, Period, ProviderName, SecretName, Setting, Size, Spot, Tag, Threads,
+    Variable, Wait, WorkerRange,
 };
 
 /// Arguments of `up`.
@@ -101,12 +101,93 @@ pub struct UpArgs {
     /// Tag of everything that is made (again for more)
     #[arg(long, value_name = "KEY=VALUE", value_parser = Unseen::<Tag>::new())]
     pub tag: Vec<Tag>,
-    /// Only print the resolved settings; nothing is made
+    /// Machines of a cloud.
+    #[command(flatten)]
+    pub machines: MachineArgs,
+    /// Any setting by its key, such as aws.cpu_credits=standard (again for more)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = Unseen::<Setting>::new())]
+    pub set: Vec<Setting>,
+    /// While the provider has no machines left, try again until it has
+    #[arg(long)]
+    pub retry_until_up: bool,
+    /// Only print what would be made, with its price; nothing is made
     #[arg(long)]
     pub plan: bool,
     /// Keep what was made when the start fails
     #[arg(long)]
     pub keep_failed: bool,
+}
+
+/// Where machines of a cloud stand and what they are.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Machines")]
+pub struct MachineArgs {
+    /// Region [default: what the provider's own tools use]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// Zone (again for more, tried in order)
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Vec<String>,
+    /// No public address anywhere
+    #[arg(long)]
+    pub private: bool,
+    /// Processors of each worker's machine, at least
+    #[arg(long, value_name = "N")]
+    pub cpu: Option<u32>,
+    /// Exact type of workers' machines (again for more, tried in order)
+    #[arg(long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// Disk of each worker's machine
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<Size>,
+    /// Graphics processors of each worker's machine
+    #[arg(long, value_name = "N")]
+    pub gpus: Option<u32>,
+    /// Kind of graphics processors, such as T4
+    #[arg(long, value_name = "KIND")]
+    pub gpu_type: Option<String>,
+    /// Workers that the provider may take away, for less money
+    #[arg(long, value_name = "WHEN")]
+    pub spot: Option<Spot>,
+    /// Processors of the scheduler's machine, at least
+    #[arg(long, value_name = "N")]
+    pub scheduler_cpu: Option<u32>,
+    /// Memory of the scheduler's machine, at least
+    #[arg(long, value_name = "SIZE")]
+    pub scheduler_memory: Option<Size>,
+    /// Exact type of the scheduler's machine (again for more, tried in order)
+    #[arg(long, value_name = "TYPE")]
+    pub scheduler_type: Vec<String>,
+    /// Disk of the scheduler's machine
+    #[arg(long, value_name = "SIZE")]
+    pub scheduler_disk: Option<Size>,
+    /// Graphics processors of the scheduler's machine
+    #[arg(long, value_name = "N")]
+    pub scheduler_gpus: Option<u32>,
+    /// Their kind
+    #[arg(long, value_name = "KIND")]
+    pub scheduler_gpu_type: Option<String>,
+    /// Existing network, by id or name
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Existing part of it (again for more, tried in order)
+    #[arg(long, value_name = "SUBNET")]
+    pub subnet: Vec<String>,
+    /// Existing firewall besides our own (again for more)
+    #[arg(long, value_name = "GROUP")]
+    pub security_group: Vec<String>,
+    /// Image to start from: an id, a name or a family
+    #[arg(long, value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// Kind of disk
+    #[arg(long, value_name = "KIND")]
+    pub disk_type: Option<String>,
+    /// Key that the provider knows, to log in with
+    #[arg(long, value_name = "KEY")]
+    pub ssh_key: Option<String>,
+    /// What machines may do at the provider: instance profile, service account, identity
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
 }
 
 /// The user's own certificates.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use herdsman_wire::{ClusterName, NodeName};
 
-use crate::config::{Allow, EnvSource, Limit, Period};
+use crate::config::{Allow, EnvSource, Limit, Period, ProviderName};
 
 /// Arguments of `down`.
 #[derive(Clone, Debug, Args)]
@@ -15,6 +15,12 @@ pub struct DownArgs {
     /// All clusters
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
+    /// Provider [default: the cluster's record, then the settings]
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<ProviderName>,
+    /// Region
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
     /// Forget machines that only you can delete, and have (provider `manual`)
     #[arg(long)]
     pub forget: bool,

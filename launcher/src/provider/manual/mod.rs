@@ -243,6 +243,7 @@ impl Manual {
             scheduler: reached.map(|ip| (ip, herdsman_wire::limits::SCHEDULER_PORT).into()),
             tags: record.tags.clone(),
             running,
+            hardware: Default::default(),
         }
     }
 }

@@ -122,6 +122,7 @@ fn stray(cluster: ClusterRef, node: NodeName, role: Role, why: &str, running: bo
         scheduler: None,
         tags,
         running,
+        hardware: Default::default(),
     }
 }
 

@@ -314,6 +314,7 @@ fn machine(record: &NodeRecord, keeper: Option<&KeeperState>) -> Machine {
         scheduler: reached(create::FORWARD_SCHEDULER, limits::SCHEDULER_PORT),
         tags: record.tags.clone(),
         running: false,
+        hardware: Default::default(),
     }
 }
 

@@ -302,6 +302,7 @@ impl Qemu {
             scheduler: reached(1),
             tags: record.tags.clone(),
             running,
+            hardware: Default::default(),
         }
     }
 }
@@ -336,6 +337,7 @@ fn stray(cluster: Option<&ClusterRecord>, key: (ClusterId, NodeName), why: &str,
         agent: None,
         scheduler: None,
         running,
+        hardware: Default::default(),
     }
 }
 
