@@ -16,6 +16,7 @@ import time
 import urllib.parse
 import uuid
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -866,6 +867,100 @@ class Gce(Cloud):
         token = str(start + size) if start + size < len(shown) else ""
         return {"skus": shown[start : start + size], "nextPageToken": token}
 
+    # What machines ask.
+
+    def metadata(self, address: str, port: int) -> bool:
+        """Starts the metadata server, which knows a machine by its address."""
+        cloud = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                status, text, kind = cloud.metadata_answer(self.client_address[0], self.path, self.headers)
+                body = text.encode()
+                self.send_response(status)
+                self.send_header("Metadata-Flavor", "Google")
+                self.send_header("Content-Type", kind)
+                self.send_header("ETag", hashlib.sha256(body).hexdigest()[:16])
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_PUT(self):
+                # Guest attributes, which are off where nobody turns them on.
+                self.rfile.read(int(self.headers.get("content-length") or 0))
+                self.send_response(403)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        server = ThreadingHTTPServer((address, port), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return True
+
+    def tree(self, peer: str):
+        """All that a machine can learn (cloud.google.com/compute/docs/metadata)."""
+        for i in self.instances.values():
+            interface = i["networkInterfaces"][0]
+            if interface["networkIP"] == peer:
+                configs = interface.get("accessConfigs", [])
+                return {
+                    "instance": {
+                        "attributes": {m["key"]: m["value"] for m in i["metadata"]["items"]},
+                        "hostname": f"{i['name']}.{short(i['zone'])}.c.{PROJECT}.internal",
+                        "id": int(i["id"]),
+                        "machineType": f"projects/1/machineTypes/{short(i['machineType'])}",
+                        "maintenanceEvent": "NONE",
+                        "name": i["name"],
+                        "networkInterfaces": [
+                            {"ip": peer, "accessConfigs": [{"externalIp": c.get("natIP", "")} for c in configs]}
+                        ],
+                        "preempted": "FALSE",
+                        "tags": i["tags"]["items"],
+                        "zone": f"projects/1/zones/{short(i['zone'])}",
+                    },
+                    "project": {"attributes": {}, "numericProjectId": 1, "projectId": PROJECT},
+                }
+        return None
+
+    def metadata_answer(self, peer: str, path: str, headers) -> tuple:
+        path, _, query = path.partition("?")
+        asked = dict(urllib.parse.parse_qsl(query))
+        if headers.get("metadata-flavor") != "Google" or headers.get("x-forwarded-for"):
+            return 403, "Missing required header", "text/html"
+        parts = [p for p in path.split("/") if p]
+        if parts[:2] != ["computeMetadata", "v1"]:
+            return 404, "", "text/html"
+        if asked.get("wait_for_change") == "true" and "last_etag" in asked:
+            # Nothing changes here.
+            time.sleep(min(float(asked.get("timeout_sec", "60")), 60.0))
+        with self.lock:
+            self.metadata_log.append(f"{peer} {path}")
+            at = self.tree(peer)
+        for part in parts[2:]:
+            words = part.split("-")
+            camel = words[0] + "".join(w.capitalize() for w in words[1:])
+            if isinstance(at, list):
+                at = at[int(part)] if part.isdigit() and int(part) < len(at) else None
+            elif isinstance(at, dict):
+                at = at.get(part, at.get(camel))
+            else:
+                at = None
+            if at is None:
+                break
+        if at is None:
+            return 404, "", "text/html"
+        if isinstance(at, (dict, list)):
+            if asked.get("recursive", "").lower() == "true":
+                return 200, json.dumps(at), "application/json"
+            names = at if isinstance(at, dict) else range(len(at))
+            return 200, "".join(f"{n}\n" for n in names), "application/text"
+        return 200, str(at), "application/text"
+
     # What tests say.
 
     def control(self, path: str, given: object) -> object:
@@ -877,7 +972,7 @@ class Gce(Cloud):
             self.instances, self.disks, self.firewalls, self.operations = {}, {}, {}, {}
             self.requests, self.seen_from, self.bodies, self.consoles = {}, {}, {}, {}
             self.coming, self.broken, self.capacity = [], [], []
-            self.addresses, self.public = {}, {}
+            self.addresses, self.public, self.metadata_log = {}, {}, []
             self.tokens, self.absent, self.kept_disks = set(), set(), set()
             self.permissions, self.skew, self.number = None, 0.0, 0
             self.quota, self.seconds, self.each, self.lag, self.longest_wait = 256, 0.1, 0.02, 0.15, 30.0
@@ -896,6 +991,10 @@ class Gce(Cloud):
                 "token_uri": "https://oauth2.googleapis.com/token",
                 "universe_domain": "googleapis.com",
             }
+        if path == "/_/metadata":
+            return self.metadata(given["address"], given["port"])
+        if path == "/_/asked-by-machines":
+            return self.metadata_log
         if path == "/_/set":
             for key, value in given.items():
                 assert key in (
