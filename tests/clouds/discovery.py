@@ -180,9 +180,11 @@ class Api:
             arguments["body"] = body
         theirs = getattr(at, method.path[-1])(**arguments)
         uri = urllib.parse.urlsplit(theirs.uri)
+        # It names the form of the answer, of which there is one.
         sent = sorted(p for p in urllib.parse.parse_qsl(uri.query) if p[0] != "alt")
-        ours = urllib.parse.unquote(base)
-        if (theirs.method, urllib.parse.unquote(uri.path), sent) != (method.described["httpMethod"], ours, sorted(query)):
+        ours = sorted(p for p in query if p[0] != "alt")
+        path = urllib.parse.unquote(base)
+        if (theirs.method, urllib.parse.unquote(uri.path), sent) != (method.described["httpMethod"], path, ours):
             return [f"the vendor's client would send {theirs.method} {theirs.uri}"]
         if body is not None and json.loads(theirs.body) != body:
             return [f"the vendor's client would send {theirs.body}"]

@@ -17,6 +17,7 @@ import urllib.parse
 import uuid
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -214,7 +215,7 @@ class Gce(Cloud):
 
     def reply_violations(self, request: Request, reply: Reply) -> list:
         found = self.method(request)
-        if found is None or reply.status >= 300:
+        if found is None or reply.status >= 300 or request.action in self.recorded:
             return []
         api, method, _ = found
         return [f"answer: {w}" for w in api.check_answer(method, reply.body)]
@@ -331,6 +332,8 @@ class Gce(Cloud):
             self.allow(PERMISSIONS[action], f"projects/{project}")
         if facts["api"] == "compute" and project not in (PROJECT, "host-project", "ubuntu-os-cloud"):
             raise Fault(404, "notFound", f"The resource 'projects/{project}' was not found")
+        if action in self.recorded:
+            return self.recorded[action]
         query = dict(facts["query"])
         handler = getattr(self, action.replace(".", "_"), None)
         if handler is None:
@@ -592,9 +595,14 @@ class Gce(Cloud):
         self.number += 1
         url = f"{HOST}projects/{PROJECT}/zones/{zone}/"
         private = self.addresses[name] if name in self.addresses else f"10.128.{self.number // 250}.{self.number % 250 + 2}"
+        network = f"projects/{PROJECT}/global/networks/default"
+        part = re.match(r"projects/([^/]+)/", body["networkInterfaces"][0].get("subnetwork", ""))
+        if part:
+            there = dict(SUBNETS[part[1]])
+            network = f"projects/{part[1]}/global/networks/{there[short(body['networkInterfaces'][0]['subnetwork'])]}"
         interface = {
             "name": "nic0",
-            "network": f"{HOST}projects/{PROJECT}/global/networks/default",
+            "network": HOST + network,
             "networkIP": private,
         }
         if body["networkInterfaces"][0].get("accessConfigs"):
@@ -963,6 +971,19 @@ class Gce(Cloud):
 
     # What tests say.
 
+    def play(self, files: dict, labels: dict) -> bool:
+        """Answers with what the vendor once answered to others: the recordings of Apache
+        Libcloud's own tests, of which only machines get labels, as they are nobody's."""
+        import libcloud
+
+        folder = Path(libcloud.__file__).parent / "test" / "compute" / "fixtures" / "gce"
+        for action, name in files.items():
+            self.recorded[action] = json.loads((folder / name).read_text())
+        for place in self.recorded.get("instances.aggregatedList", {}).get("items", {}).values():
+            for instance in place.get("instances", []):
+                instance["labels"] = labels
+        return True
+
     def control(self, path: str, given: object) -> object:
         with self.lock:
             return self.controlled(path, given)
@@ -974,7 +995,7 @@ class Gce(Cloud):
             self.coming, self.broken, self.capacity = [], [], []
             self.addresses, self.public, self.metadata_log = {}, {}, []
             self.tokens, self.absent, self.kept_disks = set(), set(), set()
-            self.permissions, self.skew, self.number = None, 0.0, 0
+            self.permissions, self.skew, self.number, self.recorded = None, 0.0, 0, {}
             self.quota, self.seconds, self.each, self.lag, self.longest_wait = 256, 0.1, 0.02, 0.15, 30.0
             return True
         if path == "/_/key":
@@ -995,6 +1016,8 @@ class Gce(Cloud):
             return self.metadata(given["address"], given["port"])
         if path == "/_/asked-by-machines":
             return self.metadata_log
+        if path == "/_/recorded":
+            return self.play(given["files"], given["labels"])
         if path == "/_/set":
             for key, value in given.items():
                 assert key in (

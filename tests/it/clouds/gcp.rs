@@ -116,7 +116,9 @@ fn count(actions: &[String], action: &str) -> usize {
 
 #[test]
 fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     account.up(&["--workers", "40", "--tag", "team=geo"])?;
     let actions = account.emulator.actions()?;
     ensure!(actions.len() <= 12, "{} calls: {actions:?}", actions.len());
@@ -141,20 +143,28 @@ fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Resul
         }
     }
     let names: Vec<_> = machines.iter().filter_map(|m| m["name"].as_str()).collect();
-    ensure!(names.contains(&"demo-scheduler") && names.contains(&"demo-w39"), "{names:?}");
+    ensure!(
+        names.contains(&"demo-scheduler") && names.contains(&"demo-w39"),
+        "{names:?}"
+    );
     let bodies = account.bodies()?;
     ensure!(bodies[1]["minCount"] == "1" && bodies[1]["count"] == "40");
 
     // The scheduler alone is open, to this computer alone, whatever the network has.
     let rules = account.list("rules")?;
     let rule = |suffix: &str| {
-        let found = rules.iter().find(|r| r["name"].as_str().is_some_and(|n| n.ends_with(suffix)));
+        let found = rules
+            .iter()
+            .find(|r| r["name"].as_str().is_some_and(|n| n.ends_with(suffix)));
         found.with_context(|| format!("no rule {suffix}"))
     };
     ensure!(rules.len() == 3, "{rules:#?}");
     let entry = rule("-in")?;
     ensure!(entry["sourceRanges"] == json!([format!("{LAPTOP}/32")]), "{entry:#}");
-    ensure!(entry["allowed"] == json!([{"IPProtocol": "tcp", "ports": ["8785-8786"]}]), "{entry:#}");
+    ensure!(
+        entry["allowed"] == json!([{"IPProtocol": "tcp", "ports": ["8785-8786"]}]),
+        "{entry:#}"
+    );
     let (inner, closed) = (rule("-inner")?, rule("-closed")?);
     ensure!(inner["sourceTags"] == inner["targetTags"] && inner["sourceRanges"].is_null());
     ensure!(closed["denied"][0]["ports"] == json!(["8785-8887"]), "{closed:#}");
@@ -173,7 +183,9 @@ fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Resul
 
 #[test]
 fn a_launcher_that_dies_after_any_call_leaves_nothing_that_cannot_be_found() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     // Machines come late, and one after the other: some do not exist yet when the
     // launcher is dead and `down` looks for them.
     account.set(json!({"seconds": 0.3, "each": 0.4, "lag": 0.5}))?;
@@ -197,7 +209,9 @@ fn a_launcher_that_dies_after_any_call_leaves_nothing_that_cannot_be_found() -> 
 
 #[test]
 fn a_down_that_dies_after_any_call_is_finished_by_the_next() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     for nth in 1.. {
         account.up(&["--workers", "1"])?;
         let mut down = account.command(&["down", "demo", "-y"])?;
@@ -216,11 +230,18 @@ fn a_down_that_dies_after_any_call_is_finished_by_the_next() -> Result<()> {
 
 #[test]
 fn pages_are_read_to_their_end() -> Result<()> {
-    let Some(account) = Account::new(&["--page", "2"])? else { return Ok(()) };
+    let Some(account) = Account::new(&["--page", "2"])? else {
+        return Ok(());
+    };
     account.up(&["--workers", "4"])?;
     ensure!(account.list("instances")?.len() == 5);
     let sizes: Value = serde_json::from_str(&account.ok(&["sizes", "-o", "json"])?.out)?;
-    let names: Vec<_> = sizes["sizes"].as_array().into_iter().flatten().map(|s| &s["name"]).collect();
+    let names: Vec<_> = sizes["sizes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|s| &s["name"])
+        .collect();
     ensure!(names.len() >= 8, "{names:?}");
     account.ok(&["down", "demo", "-y"])?;
     account.is_empty("after down")
@@ -228,14 +249,25 @@ fn pages_are_read_to_their_end() -> Result<()> {
 
 #[test]
 fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     // Spot machines nowhere; of the first type none, in the first zone two of the next.
     account.set(json!({"capacity": [
         {"market": "SPOT", "left": 0},
         {"type": "e2-standard-2", "left": 0},
         {"type": "n2-standard-2", "zone": "us-central1-b", "left": 2},
     ]}))?;
-    account.up(&["--workers", "5", "--type", "e2-standard-2", "--type", "n2-standard-2", "--spot", "prefer"])?;
+    account.up(&[
+        "--workers",
+        "5",
+        "--type",
+        "e2-standard-2",
+        "--type",
+        "n2-standard-2",
+        "--spot",
+        "prefer",
+    ])?;
     let machines = account.list("instances")?;
     let workers: Vec<_> = machines.iter().filter(|m| m["type"] == "n2-standard-2").collect();
     let at = |zone: &str| workers.iter().filter(|m| m["zone"] == zone).count();
@@ -248,7 +280,13 @@ fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
 
     // With spot machines only, none is the answer, and what was made goes again.
     account.set(json!({"capacity": [{"market": "SPOT", "left": 0}]}))?;
-    let ran = account.run(&[&UP[..], &["--workers", "2", "--spot", "only", "--zone", "c", "--zone", "a"]].concat())?;
+    let ran = account.run(
+        &[
+            &UP[..],
+            &["--workers", "2", "--spot", "only", "--zone", "c", "--zone", "a"],
+        ]
+        .concat(),
+    )?;
     ensure!(
         ran.code == 5 && ran.err.contains("E-CAPACITY") && ran.err.contains("us-central1-a"),
         "{} {}",
@@ -260,9 +298,9 @@ fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
     // A bulk call that the vendor refuses at once is as good as one that fails later.
     account.set(json!({"capacity": []}))?;
     account.emulator.reset()?;
-    account.emulator.faults(&[
-        json!({"action": "instances.bulkInsert", "status": 503, "code": "insufficientCapacity"}),
-    ])?;
+    account
+        .emulator
+        .faults(&[json!({"action": "instances.bulkInsert", "status": 503, "code": "insufficientCapacity"})])?;
     account.up(&["--workers", "2"])?;
     ensure!(account.list("instances")?.len() == 3);
     account.ok(&["down", "demo", "-y"])?;
@@ -272,7 +310,9 @@ fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
     account.up(&["--workers", "1", "--gpus", "1", "--gpu-type", "nvidia-l4"])?;
     let machines = account.list("instances")?;
     ensure!(
-        machines.iter().any(|m| m["type"] == "g2-standard-4" && m["zone"] == "us-central1-c"),
+        machines
+            .iter()
+            .any(|m| m["type"] == "g2-standard-4" && m["zone"] == "us-central1-c"),
         "{machines:#?}"
     );
     account.ok(&["down", "demo", "-y"])?;
@@ -282,7 +322,9 @@ fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
 
 #[test]
 fn errors_have_codes_and_something_to_try() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     let fails = |fault: Value, code: &str, exit: i32, words: &str| -> Result<()> {
         account.emulator.reset()?;
         account.emulator.faults(std::slice::from_ref(&fault))?;
@@ -298,27 +340,61 @@ fn errors_have_codes_and_something_to_try() -> Result<()> {
     let of = |action: &str, status: u64, code: &str, message: &str| json!({"action": action, "status": status, "code": code, "message": message, "times": 1000});
     let later = |action: &str, code: &str| json!({"action": action, "status": 200, "operation": true, "code": code, "times": 1000});
     let required = "Required 'compute.instances.create' permission for 'projects/my-project'";
-    fails(of("instances.insert", 403, "forbidden", required), "E-PERM", 4, "compute.instances.create is in it")?;
+    fails(
+        of("instances.insert", 403, "forbidden", required),
+        "E-PERM",
+        4,
+        "compute.instances.create is in it",
+    )?;
     fails(of("firewalls.insert", 403, "forbidden", "m"), "E-PERM", 4, "render iam")?;
     fails(
-        of("instances.aggregatedList", 403, "accessNotConfigured", "Compute Engine API has not been used"),
+        of(
+            "instances.aggregatedList",
+            403,
+            "accessNotConfigured",
+            "Compute Engine API has not been used",
+        ),
         "E-PERM",
         4,
         "gcloud services enable compute.googleapis.com",
     )?;
-    fails(of("instances.bulkInsert", 403, "quotaExceeded", "Quota 'CPUS' exceeded."), "E-QUOTA", 5, "quotas")?;
+    fails(
+        of("instances.bulkInsert", 403, "quotaExceeded", "Quota 'CPUS' exceeded."),
+        "E-QUOTA",
+        5,
+        "quotas",
+    )?;
     fails(later("instances.insert", "QUOTA_EXCEEDED"), "E-QUOTA", 5, "quotas")?;
     fails(later("firewalls.insert", "QUOTA_EXCEEDED"), "E-QUOTA", 5, "quotas")?;
-    fails(later("instances.insert", "ZONE_RESOURCE_POOL_EXHAUSTED"), "E-CAPACITY", 5, "retry-until-up")?;
+    fails(
+        later("instances.insert", "ZONE_RESOURCE_POOL_EXHAUSTED"),
+        "E-CAPACITY",
+        5,
+        "retry-until-up",
+    )?;
     let rule = "Constraint constraints/compute.vmExternalIpAccess violated for project 1.";
-    fails(of("instances.insert", 412, "conditionNotMet", rule), "E-PERM", 4, "--private")?;
-    fails(of("instances.aggregatedList", 401, "authError", "m"), "E-CREDENTIALS", 4, "application-default login")?;
+    fails(
+        of("instances.insert", 412, "conditionNotMet", rule),
+        "E-PERM",
+        4,
+        "--private",
+    )?;
+    fails(
+        of("instances.aggregatedList", 401, "authError", "m"),
+        "E-CREDENTIALS",
+        4,
+        "application-default login",
+    )?;
 
     // A clock that is wrong makes tokens that are not taken, and is called so.
     account.emulator.reset()?;
     account.set(json!({"skew": 7200.0}))?;
     let ran = account.run(&[&UP[..], &["--workers", "1"]].concat())?;
-    ensure!(ran.code == 3 && ran.err.contains("E-CLOCK") && ran.err.contains("set-ntp"), "{}", ran.err);
+    ensure!(
+        ran.code == 3 && ran.err.contains("E-CLOCK") && ran.err.contains("set-ntp"),
+        "{}",
+        ran.err
+    );
     account.set(json!({"skew": 0.0}))?;
 
     // A machine of this name is somebody else's.
@@ -335,13 +411,21 @@ fn errors_have_codes_and_something_to_try() -> Result<()> {
         (vec!["--type", "e2-standard-3"], "did you mean e2-standard-2?"),
         (vec!["--type", "e2-standard-2", "--gpus", "1"], "takes none"),
         (vec!["--image", "no-such-image"], "no image no-such-image"),
-        (vec!["--zone", "europe-west4-a", "--region", "us-central1"], "is not in region"),
+        (
+            vec!["--zone", "europe-west4-a", "--region", "us-central1"],
+            "is not in region",
+        ),
         (vec!["--set", "gcp.colour=1"], "colour"),
         (vec!["--ssh-key", "mine"], "USER:ssh-ed25519"),
         (vec!["--subnet", "nowhere"], "no subnet"),
     ] {
         let ran = account.run(&[&UP[..], &["--workers", "1"], &args[..]].concat())?;
-        ensure!([2, 3].contains(&ran.code) && ran.err.contains(words), "{args:?}: {} {}", ran.code, ran.err);
+        ensure!(
+            [2, 3].contains(&ran.code) && ran.err.contains(words),
+            "{args:?}: {} {}",
+            ran.code,
+            ran.err
+        );
         account.is_empty(&format!("{args:?}"))?;
     }
     Ok(())
@@ -349,7 +433,9 @@ fn errors_have_codes_and_something_to_try() -> Result<()> {
 
 #[test]
 fn what_passes_is_waited_for_and_nothing_is_made_twice() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     account.set(json!({"longest_wait": 0.05, "seconds": 0.5}))?;
     account.emulator.faults(&[
         json!({"action": "firewalls.insert", "status": 403, "code": "rateLimitExceeded", "times": 2}),
@@ -365,7 +451,10 @@ fn what_passes_is_waited_for_and_nothing_is_made_twice() -> Result<()> {
     let asked = account.emulator.asked()?;
     let bulk: Vec<_> = asked.iter().filter(|a| a.action == "instances.bulkInsert").collect();
     ensure!(bulk.len() == 3, "{} calls", bulk.len());
-    ensure!(bulk.iter().all(|a| a.facts["query"] == bulk[0].facts["query"]), "another request id");
+    ensure!(
+        bulk.iter().all(|a| a.facts["query"] == bulk[0].facts["query"]),
+        "another request id"
+    );
     ensure!(account.list("instances")?.len() == 3 && account.list("rules")?.len() == 3);
     account.emulator.faults(&[
         json!({"action": "instances.delete", "status": 500, "code": "backendError", "late": true}),
@@ -378,7 +467,9 @@ fn what_passes_is_waited_for_and_nothing_is_made_twice() -> Result<()> {
 
 #[test]
 fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     account.up(&[
         "--workers",
         "1",
@@ -422,43 +513,79 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
     ])?;
     let bodies = account.bodies()?;
     let of = |kind: &str| {
-        let found = bodies.iter().find(|b| b["machineType"].as_str().is_some_and(|t| t.ends_with(kind)));
+        let found = bodies
+            .iter()
+            .find(|b| b["machineType"].as_str().is_some_and(|t| t.ends_with(kind)));
         found.with_context(|| format!("no {kind}"))
     };
     let (worker, scheduler) = (of("n2-standard-4")?, of("e2-medium")?);
     let disk = &worker["disks"][0];
     let made = &disk["initializeParams"];
     let scheduling = &worker["scheduling"];
-    let life = scheduling["maxRunDuration"]["seconds"].as_str().and_then(|s| s.parse::<u64>().ok());
+    let life = scheduling["maxRunDuration"]["seconds"]
+        .as_str()
+        .and_then(|s| s.parse::<u64>().ok());
     for (is, what) in [
         (disk["autoDelete"] == true && disk["boot"] == true, "a disk that goes"),
         (made["diskSizeGb"] == "60", "its size"),
         (made["diskType"] == "zones/europe-west4-c/diskTypes/pd-ssd", "its kind"),
-        (made["sourceImage"] == "projects/my-project/global/images/baked-1", "the image"),
-        (scheduling["provisioningModel"] == "SPOT", "spot"),
-        (scheduling["instanceTerminationAction"] == "DELETE", "what is taken away goes"),
-        (life.is_some_and(|l| (7000..=7800).contains(&l)), "an end"),
-        (worker["networkInterfaces"][0]["accessConfigs"].is_null(), "no public address"),
         (
-            worker["networkInterfaces"][0]["subnetwork"] == "projects/my-project/regions/europe-west4/subnetworks/apart",
+            made["sourceImage"] == "projects/my-project/global/images/baked-1",
+            "the image",
+        ),
+        (scheduling["provisioningModel"] == "SPOT", "spot"),
+        (
+            scheduling["instanceTerminationAction"] == "DELETE",
+            "what is taken away goes",
+        ),
+        (life.is_some_and(|l| (7000..=7800).contains(&l)), "an end"),
+        (
+            worker["networkInterfaces"][0]["accessConfigs"].is_null(),
+            "no public address",
+        ),
+        (
+            worker["networkInterfaces"][0]["subnetwork"]
+                == "projects/my-project/regions/europe-west4/subnetworks/apart",
             "the subnet",
         ),
-        (worker["serviceAccounts"][0]["email"] == "worker@my-project.iam.gserviceaccount.com", "the role"),
-        (worker["serviceAccounts"][0]["scopes"] == json!(["https://www.googleapis.com/auth/logging.write"]), "scopes"),
+        (
+            worker["serviceAccounts"][0]["email"] == "worker@my-project.iam.gserviceaccount.com",
+            "the role",
+        ),
+        (
+            worker["serviceAccounts"][0]["scopes"] == json!(["https://www.googleapis.com/auth/logging.write"]),
+            "scopes",
+        ),
         (worker["labels"]["container_vm"] == "dask", "labels"),
         (worker["minCpuPlatform"] == "Intel Ice Lake", "the platform"),
-        (worker["shieldedInstanceConfig"]["enableSecureBoot"] == true, "secure boot"),
+        (
+            worker["shieldedInstanceConfig"]["enableSecureBoot"] == true,
+            "secure boot",
+        ),
         (worker["canIpForward"] == true, "further fields"),
         (worker["tags"]["items"][0] == "mine", "network tags"),
         (worker["metadata"].to_string().contains("ann:ssh-ed25519"), "the key"),
-        (worker["metadata"].to_string().contains("enable-oslogin"), "further metadata"),
-        (scheduler["scheduling"]["provisioningModel"] == "STANDARD", "a scheduler that stays"),
-        (scheduler["scheduling"]["instanceTerminationAction"] == "DELETE", "the scheduler's end"),
+        (
+            worker["metadata"].to_string().contains("enable-oslogin"),
+            "further metadata",
+        ),
+        (
+            scheduler["scheduling"]["provisioningModel"] == "STANDARD",
+            "a scheduler that stays",
+        ),
+        (
+            scheduler["scheduling"]["instanceTerminationAction"] == "DELETE",
+            "the scheduler's end",
+        ),
     ] {
         ensure!(is, "{what}: {worker:#} {scheduler:#}");
     }
     let rules = account.list("rules")?;
-    let in_it = |r: &Value| r["network"].as_str().is_some_and(|n| n.ends_with("projects/my-project/global/networks/other"));
+    let in_it = |r: &Value| {
+        r["network"]
+            .as_str()
+            .is_some_and(|n| n.ends_with("projects/my-project/global/networks/other"))
+    };
     ensure!(rules.iter().all(in_it), "{rules:#?}");
     // The record knows the region; lists are of all.
     account.ok(&["down", "demo", "-y"])?;
@@ -485,44 +612,81 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
         "gcp.network_tier=STANDARD",
     ])?;
     let bodies = account.bodies()?;
-    let worker = bodies.iter().find(|b| b["guestAccelerators"].is_array()).context("no graphics")?;
+    let worker = bodies
+        .iter()
+        .find(|b| b["guestAccelerators"].is_array())
+        .context("no graphics")?;
     let kind = &worker["guestAccelerators"][0];
     ensure!(
-        kind["acceleratorCount"] == 2 && kind["acceleratorType"] == "zones/us-central1-b/acceleratorTypes/nvidia-tesla-t4",
+        kind["acceleratorCount"] == 2
+            && kind["acceleratorType"] == "zones/us-central1-b/acceleratorTypes/nvidia-tesla-t4",
         "{kind}"
     );
     ensure!(worker["scheduling"]["onHostMaintenance"] == "TERMINATE");
     let interface = &worker["networkInterfaces"][0];
-    ensure!(interface["subnetwork"] == "projects/host-project/regions/us-central1/subnetworks/shared-a", "{interface}");
+    ensure!(
+        interface["subnetwork"] == "projects/host-project/regions/us-central1/subnetworks/shared-a",
+        "{interface}"
+    );
     ensure!(interface["accessConfigs"][0]["networkTier"] == "STANDARD");
     ensure!(account.list("rules")?.is_empty());
-    account.ok(&["down", "demo", "-y", "--set", "gcp.network_project=host-project"])?;
+    account.ok(&["down", "demo", "-y"])?;
+    account.is_empty("without rules")?;
+
+    // Rules of a shared network are in its project, and found there by nothing but
+    // credentials.
+    account.up(&[
+        "--workers",
+        "1",
+        "--set",
+        "gcp.network_project=host-project",
+        "--network",
+        "shared",
+    ])?;
+    let asked = account.emulator.asked()?;
+    let made = asked.iter().filter(|a| a.action == "firewalls.insert");
+    ensure!(made.clone().count() == 3 && made.clone().all(|a| a.facts["project"] == "host-project"));
+    account.down_from_an_empty_home()?;
     account.is_empty("at the end")
 }
 
 #[test]
 fn who_comes_from_elsewhere_is_let_in_as_well() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     // Two rules for two versions of IP, as the vendor has none for both.
     account.up(&["--workers", "1", "--allow", "2001:db8::/32", "--allow", "me"])?;
     let ranges = || -> Result<Vec<Value>> {
         let rules = account.list("rules")?;
-        let open = rules.into_iter().filter(|r| r["allowed"].is_array() && r["sourceRanges"].is_array());
+        let open = rules
+            .into_iter()
+            .filter(|r| r["allowed"].is_array() && r["sourceRanges"].is_array());
         Ok(open.map(|r| r["sourceRanges"].clone()).collect())
     };
-    ensure!(ranges()?.contains(&json!(["2001:db8::/32"])) && ranges()?.len() == 2, "{:?}", ranges()?);
+    ensure!(
+        ranges()?.contains(&json!(["2001:db8::/32"])) && ranges()?.len() == 2,
+        "{:?}",
+        ranges()?
+    );
     account.ok(&["down", "demo", "-y"])?;
     account.is_empty("at the end")
 }
 
 #[test]
 fn strays_of_all_kinds_are_found_and_reaped() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     account.up(&["--workers", "1"])?;
     let none: Value = serde_json::from_str(&account.ok(&["reap", "-o", "json"])?.out)?;
     ensure!(none["strays"] == json!([]), "{none}");
     let old = account.ok(&["reap", "--older-than", "1s"])?;
-    ensure!(old.out.contains("machine") && old.out.contains("firewall rule"), "{}", old.out);
+    ensure!(
+        old.out.contains("machine") && old.out.contains("firewall rule"),
+        "{}",
+        old.out
+    );
     ensure!(account.list("instances")?.len() == 2, "a look deleted something");
     // A disk that outlives its machine, against all that was asked for.
     account.set(json!({"kept_disks": ["demo-w0"]}))?;
@@ -536,10 +700,15 @@ fn strays_of_all_kinds_are_found_and_reaped() -> Result<()> {
 
 #[test]
 fn an_account_is_looked_at_without_making_anything() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     let findings = |ran: &Ran| -> Result<Vec<Value>> {
         let report: Value = serde_json::from_str(&ran.out).with_context(|| ran.err.clone())?;
-        report["providers"][0]["findings"].as_array().cloned().context("no findings")
+        report["providers"][0]["findings"]
+            .as_array()
+            .cloned()
+            .context("no findings")
     };
     let found = findings(&account.run(&["check", "-o", "json"])?)?;
     for what in [
@@ -554,7 +723,10 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
         "quota",
         "price",
     ] {
-        let of = found.iter().find(|f| f["what"] == what).with_context(|| what.to_owned())?;
+        let of = found
+            .iter()
+            .find(|f| f["what"] == what)
+            .with_context(|| what.to_owned())?;
         ensure!(of["mood"] == "good", "{of:#}");
     }
     let text = serde_json::to_string(&found)?;
@@ -562,7 +734,9 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
     ensure!(text.contains("ubuntu-2404-noble-amd64-v20261115"), "{text}");
 
     let sizes: Value = serde_json::from_str(
-        &account.ok(&["sizes", "--cpu", "4", "--memory", "16GiB", "-o", "json"])?.out,
+        &account
+            .ok(&["sizes", "--cpu", "4", "--memory", "16GiB", "-o", "json"])?
+            .out,
     )?;
     let first = &sizes["sizes"][0];
     let price = first["price"]["per_hour"].as_f64().unwrap_or_default();
@@ -574,7 +748,12 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
     ensure!(first["spot"]["per_hour"].as_f64().is_some_and(|p| p < 0.05), "{first}");
     let ran = account.run(&["up", "demo", "--workers", "2", "--plan", "-o", "json"])?;
     let plan: Value = serde_json::from_str(&ran.out).with_context(|| ran.err.clone())?;
-    ensure!(plan["price_per_hour"]["per_hour"].as_f64().is_some_and(|p| p > 0.1 && p < 0.3), "{plan:#}");
+    ensure!(
+        plan["price_per_hour"]["per_hour"]
+            .as_f64()
+            .is_some_and(|p| p > 0.1 && p < 0.3),
+        "{plan:#}"
+    );
     account.is_empty("after looks")?;
     account.emulator.asked()?;
 
@@ -605,7 +784,9 @@ fn permissions(text: &str) -> Vec<String> {
 
 #[test]
 fn the_role_that_is_printed_suffices_and_one_permission_less_does_not() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     let role = permissions(&account.ok(&["render", "iam"])?.out);
     ensure!(role.len() > 20, "{role:?}");
     // Everything that a cluster goes through, a zone without room and a disk that is left
@@ -626,7 +807,11 @@ fn the_role_that_is_printed_suffices_and_one_permission_less_does_not() -> Resul
         account.run(&["down", "demo", "-y"])?;
         Ok(fine)
     };
-    ensure!(goes(&role)?, "the role does not suffice: {:?}", account.emulator.asked()?);
+    ensure!(
+        goes(&role)?,
+        "the role does not suffice: {:?}",
+        account.emulator.asked()?
+    );
     let mut needless = Vec::new();
     for one in &role {
         let less: Vec<String> = role.iter().filter(|p| *p != one).cloned().collect();
@@ -635,7 +820,11 @@ fn the_role_that_is_printed_suffices_and_one_permission_less_does_not() -> Resul
         }
     }
     // Asked for only where something goes another way than the usual one.
-    let rare = ["compute.firewalls.get", "compute.firewalls.update", "compute.instances.get"];
+    let rare = [
+        "compute.firewalls.get",
+        "compute.firewalls.update",
+        "compute.instances.get",
+    ];
     needless.retain(|p| !rare.contains(&p.as_str()));
     ensure!(needless.is_empty(), "nobody asks for {needless:?}");
     Ok(())
@@ -643,7 +832,9 @@ fn the_role_that_is_printed_suffices_and_one_permission_less_does_not() -> Resul
 
 #[test]
 fn a_users_login_and_a_machines_account_are_taken() -> Result<()> {
-    let Some(account) = Account::new(&[])? else { return Ok(()) };
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
     let host = account.emulator.url().replace("http://", "");
     let login = |refresh: &str| {
         json!({
@@ -666,13 +857,83 @@ fn a_users_login_and_a_machines_account_are_taken() -> Result<()> {
     let file = folder.join("application_default_credentials.json");
     std::fs::write(&file, login("refresh-me").to_string())?;
     let ran = run(&["check"], &[])?;
-    ensure!(ran.out.contains("login of a user") && ran.out.contains("my-project"), "{} {}", ran.out, ran.err);
+    ensure!(
+        ran.out.contains("login of a user") && ran.out.contains("my-project"),
+        "{} {}",
+        ran.out,
+        ran.err
+    );
     ensure!(!ran.out.contains("✗"), "{}", ran.out);
     std::fs::write(&file, login("revoked").to_string())?;
     let ran = run(&["check"], &[])?;
-    ensure!(ran.out.contains("gives no token") && !ran.out.contains("revoked\""), "{} {}", ran.out, ran.err);
+    ensure!(
+        ran.out.contains("gives no token") && !ran.out.contains("revoked\""),
+        "{} {}",
+        ran.out,
+        ran.err
+    );
     std::fs::remove_file(&file)?;
-    let ran = run(&["check"], &[("GCE_METADATA_HOST", &host), ("GOOGLE_CLOUD_PROJECT", "my-project")])?;
-    ensure!(ran.out.contains("service account of this machine") && !ran.out.contains("✗"), "{} {}", ran.out, ran.err);
+    let ran = run(
+        &["check"],
+        &[("GCE_METADATA_HOST", &host), ("GOOGLE_CLOUD_PROJECT", "my-project")],
+    )?;
+    ensure!(
+        ran.out.contains("service account of this machine") && !ran.out.contains("✗"),
+        "{} {}",
+        ran.out,
+        ran.err
+    );
+    Ok(())
+}
+
+#[test]
+fn recorded_answers_of_the_vendor_are_understood() -> Result<()> {
+    let Some(account) = Account::new(&[])? else {
+        return Ok(());
+    };
+    account.emulator.ask(
+        "recorded",
+        &json!({
+            "files": {
+                "instances.aggregatedList": "aggregated_instances.json",
+                "disks.aggregatedList": "aggregated_disks.json",
+                "firewalls.list": "global_firewalls.json",
+                "machineTypes.list": "zones_us-central1-a_machineTypes.json",
+                "regions.get": "regions_us-central1.json",
+                "projects.get": "project.json",
+                "subnetworks.list": "regions_us-central1_subnetworks.json",
+                "images.getFromFamily": "projects_coreos-cloud_global_images_family_coreos_stable.json",
+            },
+            "labels": {
+                "herdsman-cluster": "demo", "herdsman-id": "aaaaaaaaaa", "herdsman-role": "worker",
+                "herdsman-created": "1000000000", "herdsman-expires": "1000003600",
+            },
+        }),
+    )?;
+    let reaped: Value = serde_json::from_str(&account.ok(&["reap", "-o", "json"])?.out)?;
+    let strays = reaped["strays"].to_string();
+    for name in [
+        "libcloud-demo-europe-np-node",
+        "node-name",
+        "libcloud-demo-multiple-nodes-001",
+    ] {
+        ensure!(strays.contains(name), "{name}: {strays}");
+    }
+    // Rules and disks there were, and none of them is ours.
+    ensure!(!strays.contains("firewall") && !strays.contains("disk"), "{strays}");
+    let sizes = account.ok(&["sizes", "-o", "json"])?.out;
+    ensure!(
+        sizes.contains("n1-standard-4") && sizes.contains("n1-highmem-8"),
+        "{sizes}"
+    );
+    let ran = account.run(&["check"])?;
+    for what in ["quota", "image", "network"] {
+        let line = ran
+            .out
+            .lines()
+            .find(|l| l.contains(what))
+            .with_context(|| ran.out.clone())?;
+        ensure!(!line.contains("not what it should be"), "{line}");
+    }
     Ok(())
 }

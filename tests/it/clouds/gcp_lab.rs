@@ -47,7 +47,10 @@ fn setup(address: &str) -> Setup {
     let mut files = vec![
         file("/opt/dmi/sys_vendor", "Google\n"),
         file("/opt/dmi/product_name", "Google Compute Engine\n"),
-        file("/etc/hosts", &format!("127.0.0.1 localhost\n{METADATA} metadata.google.internal metadata\n")),
+        file(
+            "/etc/hosts",
+            &format!("127.0.0.1 localhost\n{METADATA} metadata.google.internal metadata\n"),
+        ),
         // What an image for this cloud has, and nothing of what tests have otherwise.
         file(
             "/etc/cloud/cloud.cfg.d/99-test.cfg",
@@ -56,7 +59,10 @@ fn setup(address: &str) -> Setup {
         file("/etc/systemd/network/05-host0.network", &network),
     ];
     for unit in ["cloud-init-local", "cloud-init", "cloud-config", "cloud-final"] {
-        files.push(file(&format!("/etc/systemd/system/{unit}.service.d/firmware.conf"), FIRMWARE));
+        files.push(file(
+            &format!("/etc/systemd/system/{unit}.service.d/firmware.conf"),
+            FIRMWARE,
+        ));
     }
     Setup {
         files,
@@ -100,7 +106,10 @@ impl Lab {
         let out = std::fs::File::create(&log)?;
         let mut command = self.cluster.command(args)?;
         command
-            .env("GOOGLE_APPLICATION_CREDENTIALS", self.cluster.laptop.home.path().join("key.json"))
+            .env(
+                "GOOGLE_APPLICATION_CREDENTIALS",
+                self.cluster.laptop.home.path().join("key.json"),
+            )
             .env("HERDSMAN_GCP_ENDPOINT", self.emulator.url())
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
@@ -169,7 +178,8 @@ fn machines_read_what_the_cloud_was_told_and_become_a_cluster() -> Result<()> {
     let log = lab.emulator.ask("asked-by-machines", &Value::Null)?;
     for address in ["10.99.1.1", "10.99.1.10", "10.99.1.11"] {
         ensure!(
-            log.to_string().contains(&format!("{address} /computeMetadata/v1/instance/attributes/")),
+            log.to_string()
+                .contains(&format!("{address} /computeMetadata/v1/instance/attributes/")),
             "{log}"
         );
     }

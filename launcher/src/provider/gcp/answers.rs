@@ -86,6 +86,7 @@ pub(super) struct Instance {
 pub(super) struct Interface {
     #[serde(rename = "networkIP")]
     pub(super) network_ip: Option<String>,
+    pub(super) network: String,
     pub(super) access_configs: Vec<AccessConfig>,
 }
 
@@ -215,4 +216,9 @@ pub(super) fn tail(address: &str) -> &str {
 fn number<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
     let text = Option::<String>::deserialize(d)?;
     Ok(text.and_then(|t| t.parse().ok()).unwrap_or_default())
+}
+
+/// The project in an address: `…/projects/P/global/…`.
+pub(super) fn project_in(address: &str) -> Option<&str> {
+    address.split_once("projects/")?.1.split('/').next()
 }

@@ -13,8 +13,8 @@ use super::answers::{AcceleratorType, Image, MachineType, Region, tail};
 /// Families with their projects, whose newest image the vendor takes. They have
 /// cloud-init; Debian's images here have not.
 const FAMILIES: &[(&str, &str, &str)] = &[
-    ("ubuntu-24.04", "ubuntu-os-cloud", "ubuntu-2404-lts-amd64"),
-    ("ubuntu-22.04", "ubuntu-os-cloud", "ubuntu-2204-lts"),
+    ("ubuntu-24.04", "ubuntu-os-cloud", "family/ubuntu-2404-lts-amd64"),
+    ("ubuntu-22.04", "ubuntu-os-cloud", "family/ubuntu-2204-lts"),
 ];
 /// Family where nobody names an image.
 const FAMILY: &str = "ubuntu-24.04";
@@ -54,14 +54,20 @@ pub(super) struct Chosen {
 
 /// Where an image is.
 #[derive(Debug, PartialEq, Eq)]
-struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     /// Absent: our own.
-    project: Option<&'a str>,
+    pub(super) project: Option<&'a str>,
     /// `family/x` or the image's name.
     path: &'a str,
 }
 
-fn wanted(text: &str) -> Wanted<'_> {
+impl Wanted<'_> {
+    pub(super) fn is_family(&self) -> bool {
+        self.path.starts_with("family/")
+    }
+}
+
+pub(super) fn wanted(text: &str) -> Wanted<'_> {
     if let Some((_, project, family)) = FAMILIES.iter().find(|(name, ..)| *name == text) {
         return Wanted {
             project: Some(project),
@@ -100,7 +106,7 @@ impl Gcp {
         match (self.image.get(), known) {
             (None, Some((name, project, family))) => {
                 let family = Chosen {
-                    link: format!("projects/{project}/global/images/family/{family}"),
+                    link: format!("projects/{project}/global/images/{family}"),
                     name: (*name).to_owned(),
                     size: SIZE,
                 };
@@ -117,23 +123,17 @@ impl Gcp {
 
     async fn find_image(&self) -> Result<Chosen, ProviderError> {
         let text = self.image_wish();
-        let known = FAMILIES.iter().any(|(name, ..)| *name == text);
-        let Wanted { project, path } = wanted(text);
-        let project = match project {
+        let wanted = wanted(text);
+        let project = match wanted.project {
             Some(project) => project,
             None => self.api.project().await?,
         };
-        let is_family = known || path.starts_with("family/");
-        let path = if known {
-            format!("family/{path}")
-        } else {
-            path.to_owned()
-        };
-        let name = if is_family {
+        let name = if wanted.is_family() {
             "images.getFromFamily"
         } else {
             "images.get"
         };
+        let path = wanted.path;
         let found: Result<Image, _> = self.api.get_in(name, project, &format!("global/images/{path}")).await;
         let image = found.map_err(|e| match e.code {
             Code::NotFound | Code::Usage => no_image(text, &e.message),
@@ -404,7 +404,10 @@ mod tests {
             let w = wanted(text);
             (w.project, w.path)
         };
-        assert_eq!(w("ubuntu-24.04"), (Some("ubuntu-os-cloud"), "ubuntu-2404-lts-amd64"));
+        assert_eq!(
+            w("ubuntu-24.04"),
+            (Some("ubuntu-os-cloud"), "family/ubuntu-2404-lts-amd64")
+        );
         assert_eq!(w("mine"), (None, "mine"));
         assert_eq!(w("family/mine"), (None, "family/mine"));
         assert_eq!(w("p/family/f"), (Some("p"), "family/f"));

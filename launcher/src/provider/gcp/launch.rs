@@ -218,3 +218,108 @@ fn disk_type(kind: &str) -> &'static str {
         _ => "pd-balanced",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::cloud::{Common, Spot};
+    use super::*;
+
+    fn offer(name: &str, gpus: u32) -> Offer {
+        Offer {
+            name: name.into(),
+            arch: "x86_64".into(),
+            cpus: 4,
+            memory: 16 << 30,
+            gpus,
+            gpu: (gpus > 0).then(|| "nvidia-tesla-t4".to_owned()),
+            price: None,
+            spot: None,
+            zones: Vec::new(),
+            current: true,
+            rank: 0,
+        }
+    }
+
+    fn body(kind: &str, gpus: u32, spot: bool, many: bool) -> Value {
+        let settings = Settings::new(Common {
+            env: [("HOME", "/nonexistent")].into_iter().collect(),
+            spot: Spot::Prefer,
+            ..Common::default()
+        })
+        .unwrap();
+        let cluster = ClusterRef {
+            name: "demo".parse().unwrap(),
+            id: "aaaaaaaaaa".parse().unwrap(),
+        };
+        let now = Timestamp::now();
+        let tags = [
+            (labels::NODE, "demo-w0".to_owned()),
+            (labels::EXPIRES, (now.seconds() + 3600).to_string()),
+        ];
+        let spec = MachineSpec {
+            node: "demo-w0".parse().unwrap(),
+            role: Role::Worker,
+            user_data: herdsman_wire::Secret::new("#!/bin/sh\n"),
+            tags: tags.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        };
+        let launch = Launch {
+            cluster: &cluster,
+            spec: &spec,
+            image: &Chosen {
+                link: "projects/p/global/images/i".into(),
+                name: "i".into(),
+                size: 10,
+            },
+            offer: &offer(kind, gpus),
+            zone: "z-1-a",
+            net: &Net {
+                project: "p".into(),
+                network: "projects/p/global/networks/default".into(),
+                subnetwork: None,
+            },
+            spot,
+            now,
+        };
+        if many {
+            launch.many(&settings, &["demo-w0", "demo-w1"]).unwrap()
+        } else {
+            launch.one(&settings).unwrap()
+        }
+    }
+
+    #[test]
+    fn one_has_addresses_and_many_have_names() {
+        let one = body("e2-standard-4", 0, false, false);
+        assert_eq!(one["machineType"], "zones/z-1-a/machineTypes/e2-standard-4");
+        assert_eq!(one["labels"][labels::NODE], "demo-w0");
+        let many = body("e2-standard-4", 0, false, true);
+        let each = &many["instanceProperties"];
+        assert_eq!(each["machineType"], "e2-standard-4");
+        assert_eq!(each["disks"][0]["initializeParams"]["diskType"], "pd-balanced");
+        assert!(each["labels"][labels::NODE].is_null());
+        assert_eq!(many["count"], "2");
+        assert_eq!(many["perInstanceProperties"], json!({"demo-w0": {}, "demo-w1": {}}));
+        assert_eq!(
+            body("c4-standard-4", 0, false, true)["instanceProperties"]["disks"][0]["initializeParams"]["diskType"],
+            "hyperdisk-balanced"
+        );
+    }
+
+    #[test]
+    fn every_machine_has_an_end() {
+        let s = |gpus, spot| body("n1-standard-4", gpus, spot, false)["scheduling"].clone();
+        assert_eq!(s(0, false)["maxRunDuration"], json!({"seconds": "4200"}));
+        assert_eq!(s(0, false)["instanceTerminationAction"], "DELETE");
+        assert!(s(0, false)["onHostMaintenance"].is_null());
+        assert_eq!(s(1, false)["onHostMaintenance"], "TERMINATE");
+        assert_eq!(s(0, true)["provisioningModel"], "SPOT");
+        assert_eq!(s(0, true)["automaticRestart"], false);
+    }
+
+    #[test]
+    fn graphics_processors_are_asked_for_where_they_are_put_in() {
+        let cards = |kind, gpus| body(kind, gpus, false, false)["guestAccelerators"].clone();
+        assert_eq!(cards("n1-standard-4", 2)[0]["acceleratorCount"], 2);
+        assert!(cards("g2-standard-4", 1).is_null() && cards("e2-standard-4", 0).is_null());
+    }
+}

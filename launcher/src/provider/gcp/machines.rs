@@ -10,7 +10,7 @@ use herdsman_wire::{Code, Role, Timestamp, limits};
 use super::super::cloud::{Made, Offer, Spot, error, labels};
 use super::super::{ClusterRef, Hardware, Machine, MachineSpec, ProviderError};
 use super::Gcp;
-use super::answers::{Instance, Operation, Serial, tail};
+use super::answers::{Instance, Operation, Serial, project_in, tail};
 use super::catalogue::Chosen;
 use super::launch::Launch;
 use super::network::Net;
@@ -312,6 +312,9 @@ impl Gcp {
         let cluster = labels::cluster_of(&i.labels)?;
         let ip = |text: &Option<String>| text.as_ref()?.parse::<IpAddr>().ok();
         let interface = i.network_interfaces.first();
+        // Rules of a shared network are in its project, whatever today's settings are.
+        self.hosts()
+            .extend(interface.and_then(|n| project_in(&n.network)).map(str::to_owned));
         let private = interface.and_then(|n| ip(&n.network_ip));
         let public = interface.and_then(|n| ip(&n.access_configs.first()?.nat_ip));
         let role = labels::role_of(&i.labels);

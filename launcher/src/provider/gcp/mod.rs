@@ -26,7 +26,9 @@ mod prices;
 mod removal;
 mod settings;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::LocalBoxFuture;
 use herdsman_wire::ClusterName;
@@ -44,6 +46,8 @@ pub struct Gcp {
     settings: settings::Settings,
     api: api::Api,
     laptop: Laptop,
+    /// Projects whose networks machines of ours were seen in.
+    hosts: Mutex<BTreeSet<String>>,
     net: OnceCell<network::Net>,
     image: OnceCell<catalogue::Chosen>,
     offers: OnceCell<Vec<Offer>>,
@@ -62,12 +66,17 @@ impl Gcp {
             api: api::Api::new(&settings)?,
             settings,
             laptop: Laptop::default(),
+            hosts: Mutex::default(),
             net: OnceCell::new(),
             image: OnceCell::new(),
             offers: OnceCell::new(),
             region: OnceCell::new(),
             prices: OnceCell::new(),
         })
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -30,6 +30,14 @@ pub(super) struct Net {
     pub(super) subnetwork: Option<String>,
 }
 
+/// A rule that was made for a cluster.
+#[derive(Debug)]
+pub(super) struct OurRule {
+    pub(super) project: String,
+    pub(super) name: String,
+    pub(super) tags: Tags,
+}
+
 /// What a description begins with that holds tags.
 const MARK: &str = "herdsman ";
 /// Before the network's own rules, which have 1000 where nobody says otherwise.
@@ -221,19 +229,29 @@ impl Gcp {
             .await
     }
 
-    /// Our rules, of one cluster or of all, with their tags and their project.
-    pub(super) async fn our_rules(&self, cluster: Option<&str>) -> Result<Vec<(Firewall, Tags)>, ProviderError> {
+    /// Our rules, of one cluster or of all, with their tags and their projects: those
+    /// of the settings' project, and of those that machines' networks were seen in.
+    pub(super) async fn our_rules(&self, cluster: Option<&str>) -> Result<Vec<OurRule>, ProviderError> {
         let mut found = Vec::new();
-        let project = self.network_project().await?;
-        match self.rules_in(project, "name eq herdsman-.*").await {
-            Ok(rules) => found.extend(rules.into_iter().filter_map(|f| {
-                let tags = tags_in(&f.description)?;
-                let ours = labels::cluster_of(&tags)?;
-                cluster.is_none_or(|c| ours.name.as_str() == c).then_some((f, tags))
-            })),
-            // Whoever has others make the rules may not be allowed to see them.
-            Err(e) if e.code == Code::Permission && !self.settings.has_firewall() => {}
-            Err(e) => return Err(e),
+        let own = self.network_project().await?.to_owned();
+        let mut projects = vec![own.clone()];
+        projects.extend(self.hosts().iter().filter(|p| **p != own).cloned());
+        for project in projects {
+            match self.rules_in(&project, "name eq herdsman-.*").await {
+                Ok(rules) => found.extend(rules.into_iter().filter_map(|f| {
+                    let tags = tags_in(&f.description)?;
+                    let ours = labels::cluster_of(&tags)?;
+                    let rule = OurRule {
+                        project: project.clone(),
+                        name: f.name,
+                        tags,
+                    };
+                    cluster.is_none_or(|c| ours.name.as_str() == c).then_some(rule)
+                })),
+                // Whoever has others make the rules may not be allowed to see them.
+                Err(e) if e.code == Code::Permission && (!self.settings.has_firewall() || project != own) => {}
+                Err(e) => return Err(e),
+            }
         }
         Ok(found)
     }
@@ -331,7 +349,7 @@ mod tests {
     #[test]
     fn only_the_owner_and_the_cluster_are_let_in() {
         let cluster = ClusterRef {
-            name: "a-name-that-is-longer-than-the-vendor-s-names".parse().unwrap(),
+            name: "a-name-as-long-as-names-of-clusters-are".parse().unwrap(),
             id: "aaaaaaaaaa".parse().unwrap(),
         };
         let net = Net {

@@ -2,6 +2,7 @@
 //! (<https://cloud.google.com/iam/docs/creating-custom-roles>), and the same list for
 //! `check`.
 
+use super::catalogue::wanted;
 use super::settings::Settings;
 
 /// For every cluster. What each call needs stands in its method's page of the

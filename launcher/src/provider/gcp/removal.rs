@@ -8,7 +8,7 @@ use herdsman_wire::Code;
 use super::super::cloud::{Resource, error, labels};
 use super::super::{ClusterRef, Deleted, Machine, ProviderError, Tags};
 use super::Gcp;
-use super::answers::{Disk, Operation, tail};
+use super::answers::{Disk, Operation, project_in, tail};
 use super::machines::{by_id, place_of};
 use super::network::{is_busy, is_gone};
 use super::operations::{Patience, Place, failed, request_id};
@@ -130,9 +130,14 @@ impl Gcp {
                 tags,
             })
         };
-        let rules = rules
-            .into_iter()
-            .filter_map(|(f, tags)| resource(RULE, f.name.clone(), f.name, tags));
+        let rules = rules.into_iter().filter_map(|r| {
+            resource(
+                RULE,
+                format!("projects/{}/global/firewalls/{}", r.project, r.name),
+                r.name,
+                r.tags,
+            )
+        });
         let disks = disks
             .into_iter()
             .filter_map(|d| resource(DISK, format!("{}/{}", tail(&d.zone), d.name), d.name, d.labels));
@@ -180,16 +185,17 @@ impl Gcp {
     }
 
     async fn delete_one(&self, cluster: &ClusterRef, r: &Resource) -> Result<(), ProviderError> {
-        let (action, project, path, place) = match r.id.split_once('/') {
-            Some((zone, name)) => {
-                let path = format!("zones/{zone}/disks/{name}");
-                ("disks.delete", self.api.project().await?, path, Place::Zone(zone))
-            }
-            None => {
-                let project = self.network_project().await?;
-                let path = format!("global/firewalls/{}", r.id);
+        let ours = self.api.project().await?;
+        let (action, project, path, place) = match (project_in(&r.id), r.id.split_once('/')) {
+            (Some(project), _) => {
+                let path = format!("global/firewalls/{}", r.name);
                 ("firewalls.delete", project, path, Place::Global(project))
             }
+            (None, Some((zone, name))) => {
+                let path = format!("zones/{zone}/disks/{name}");
+                ("disks.delete", ours, path, Place::Zone(zone))
+            }
+            (None, None) => return Err(error(Code::Internal, format!("{:?} is no id", r.id))),
         };
         let Some(operation) = self.patiently(action, project, &path, cluster).await? else {
             return Ok(());
