@@ -65,13 +65,15 @@ pub(super) fn needed(settings: &Settings) -> Needed {
     if common.role.is_some() {
         machines.extend(["compute.instances.setServiceAccount", "iam.serviceAccounts.actAs"]);
     }
-    if common
-        .image
-        .as_deref()
-        .is_some_and(|i| !i.contains('/') && !i.starts_with("ubuntu-"))
-    {
-        // One of the project's own. The vendor's are for all.
-        machines.extend(["compute.images.get", "compute.images.useReadOnly"]);
+    let image = common.image.as_deref().map(wanted);
+    // The project's own; the vendor's are for all, and others' are others' to allow.
+    if let Some(image) = image.filter(|i| i.project.is_none() || i.project == settings.project.as_deref()) {
+        let look = if image.is_family() {
+            "compute.images.getFromFamily"
+        } else {
+            "compute.images.get"
+        };
+        machines.extend([look, "compute.images.useReadOnly"]);
     }
     if settings.own.network_project.is_none() {
         machines.append(&mut network);
