@@ -996,7 +996,7 @@ class Gce(Cloud):
             self.addresses, self.public, self.metadata_log = {}, {}, []
             self.tokens, self.absent, self.kept_disks = set(), set(), set()
             self.permissions, self.skew, self.number, self.recorded = None, 0.0, 0, {}
-            self.quota, self.seconds, self.each, self.lag, self.longest_wait = 256, 0.1, 0.02, 0.15, 30.0
+            self.quota, self.seconds, self.each, self.lag, self.longest_wait = 256, 0.1, 0.02, 0.05, 30.0
             return True
         if path == "/_/key":
             pem = self.key.private_bytes(

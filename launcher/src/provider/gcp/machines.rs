@@ -65,12 +65,16 @@ impl Gcp {
                 }
             }
         }
-        // Answers of these calls hold no address: one look shows all of them.
         let names: Vec<&str> = (0..machines.len())
             .filter(|i| results[*i].is_none())
             .map(|i| machines[i].node.as_str())
             .collect();
-        let mut seen = self.seen(cluster, &names).await;
+        // Answers of these calls hold no address: one look shows all of them. A machine
+        // behind a firewall that is not there is none that anybody asked for.
+        let mut seen = match self.settle_rules(cluster).await {
+            Ok(()) => self.seen(cluster, &names).await,
+            Err(e) => Err(e),
+        };
         for (place, spec) in machines.iter().enumerate() {
             if results[place].is_none() {
                 let result = match &mut seen {

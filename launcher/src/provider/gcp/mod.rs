@@ -49,6 +49,7 @@ pub struct Gcp {
     /// Projects whose networks machines of ours were seen in.
     hosts: Mutex<BTreeSet<String>>,
     net: OnceCell<network::Net>,
+    pending: tokio::sync::Mutex<Option<network::Pending>>,
     image: OnceCell<catalogue::Chosen>,
     offers: OnceCell<Vec<Offer>>,
     region: OnceCell<answers::Region>,
@@ -68,6 +69,7 @@ impl Gcp {
             laptop: Laptop::default(),
             hosts: Mutex::default(),
             net: OnceCell::new(),
+            pending: tokio::sync::Mutex::default(),
             image: OnceCell::new(),
             offers: OnceCell::new(),
             region: OnceCell::new(),

@@ -30,6 +30,18 @@ pub(super) struct Net {
     pub(super) subnetwork: Option<String>,
 }
 
+/// Rules that were asked for and not looked at yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    cluster: ClusterRef,
+    wanted: Vec<Value>,
+    operations: Vec<Option<Operation>>,
+}
+
+fn find<'f>(there: &'f [Firewall], body: &Value) -> Option<&'f Firewall> {
+    there.iter().find(|f| body["name"] == f.name.as_str())
+}
+
 /// A rule that was made for a cluster.
 #[derive(Debug)]
 pub(super) struct OurRule {
@@ -72,14 +84,21 @@ impl Gcp {
         if !self.settings.has_firewall() {
             return Ok(());
         }
-        let wanted = rules(cluster, &tags, &net, &allowed);
-        let asked = wanted.iter().map(|body| self.make_rule(cluster, &net, body));
+        let wanted = rules(cluster, &tags, net, &allowed);
+        let asked = wanted.iter().map(|body| self.make_rule(cluster, net, body));
         let operations: Vec<Option<Operation>> = futures_util::future::try_join_all(asked).await?;
-        let missing = self.settle_rules(cluster, &net, &wanted, &operations).await?;
-        for body in missing {
-            self.open_rule(cluster, &net, body).await?;
+        let all_new = operations.iter().all(Option::is_some);
+        *self.pending.lock().await = Some(Pending {
+            cluster: cluster.clone(),
+            wanted,
+            operations,
+        });
+        // New ones take some seconds, in which machines can be made.
+        if all_new {
+            Ok(())
+        } else {
+            self.settle_rules(cluster).await
         }
-        Ok(())
     }
 
     /// One that is there already is taken as it is.
@@ -100,30 +119,23 @@ impl Gcp {
         }
     }
 
-    /// Waits until all rules are there. One look shows all of them; operations are
-    /// looked at where one does not come. Gives those that let in less than is wanted.
-    async fn settle_rules<'b>(
-        &self,
-        cluster: &ClusterRef,
-        net: &Net,
-        wanted: &'b [Value],
-        operations: &[Option<Operation>],
-    ) -> Result<Vec<&'b Value>, ProviderError> {
+    /// Waits until all rules are there that were asked for, and let in all who are to be
+    /// let in. One look shows all of them; operations are looked at where one does not
+    /// come.
+    pub(super) async fn settle_rules(&self, cluster: &ClusterRef) -> Result<(), ProviderError> {
+        let Some(pending) = self.pending.lock().await.take_if(|p| p.cluster == *cluster) else {
+            return Ok(());
+        };
+        let net = self.net().await?;
         let mut until = Patience::short();
-        loop {
+        let there = loop {
             let there = self
                 .rules_in(&net.project, &format!("name eq {}-.*", base(cluster)))
                 .await?;
-            let find = |body: &Value| there.iter().find(|f| body["name"] == f.name.as_str());
-            if wanted.iter().all(|body| find(body).is_some()) {
-                let narrow = |body: &&Value| {
-                    let ranges = body["sourceRanges"].as_array().into_iter().flatten();
-                    let has = |r: &Value| find(body).is_some_and(|f| f.source_ranges.iter().any(|s| r == s.as_str()));
-                    !ranges.into_iter().all(has)
-                };
-                return Ok(wanted.iter().filter(narrow).collect());
+            if pending.wanted.iter().all(|body| find(&there, body).is_some()) {
+                break there;
             }
-            for operation in operations.iter().flatten() {
+            for operation in pending.operations.iter().flatten() {
                 let path = format!("global/operations/{}", operation.name);
                 let now: Operation = self.api.get_in("globalOperations.get", &net.project, &path).await?;
                 if let Some(e) = failed("firewalls.insert", &now) {
@@ -134,7 +146,16 @@ impl Gcp {
                 return Err(error(Code::Deadline, "firewalls.insert: the rules do not appear"));
             }
             until.pause().await;
+        };
+        for body in &pending.wanted {
+            let ranges = body["sourceRanges"].as_array().into_iter().flatten();
+            let lets_in =
+                |r: &Value| find(&there, body).is_some_and(|f| f.source_ranges.iter().any(|s| r == s.as_str()));
+            if !ranges.into_iter().all(lets_in) {
+                self.open_rule(cluster, net, body).await?;
+            }
         }
+        Ok(())
     }
 
     /// Lets in the networks of `body` besides those that are.
@@ -249,7 +270,8 @@ impl Gcp {
                     cluster.is_none_or(|c| ours.name.as_str() == c).then_some(rule)
                 })),
                 // Whoever has others make the rules may not be allowed to see them.
-                Err(e) if e.code == Code::Permission && (!self.settings.has_firewall() || project != own) => {}
+                Err(e) if e.code == Code::Permission && !self.settings.has_firewall() => {}
+                Err(e) if (e.code == Code::Permission || e.code == Code::NotFound) && project != own => {}
                 Err(e) => return Err(e),
             }
         }
