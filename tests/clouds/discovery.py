@@ -30,6 +30,10 @@ class Method:
     def __repr__(self):
         return self.name
 
+    def takes(self, given: dict) -> bool:
+        """Whether the parts of a path fit this method's patterns."""
+        return all(re.fullmatch(self.parameters[k].get("pattern", ".*"), v) for k, v in given.items())
+
 
 class Api:
     """One service."""
@@ -61,6 +65,9 @@ class Api:
         best = None
         for http, pattern, method in self.methods:
             found = pattern.match(path) if http == verb else None
+            if found and self.prefix == "/" and not method.takes(found.groupdict()):
+                # Services that share a prefix tell their paths apart by patterns alone.
+                continue
             # Literal parts before parameters: `…/family/x` is no image's name.
             if found and (best is None or len(pattern.pattern) > len(best[2].pattern)):
                 best = (method, {k: urllib.parse.unquote(v) for k, v in found.groupdict().items()}, pattern)

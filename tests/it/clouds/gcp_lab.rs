@@ -111,6 +111,7 @@ impl Lab {
                 self.cluster.laptop.home.path().join("key.json"),
             )
             .env("HERDSMAN_GCP_ENDPOINT", self.emulator.url())
+            .env("HERDSMAN_MY_ADDRESS", "10.99.0.1")
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out);
