@@ -2,4 +2,6 @@
 //! looks at them is the vendor's own model.
 
 mod aws;
+mod gcp;
+mod gcp_lab;
 mod lab;
