@@ -2,6 +2,7 @@
 
 mod attacks;
 mod basics;
+mod clouds;
 mod cluster;
 mod dashboard;
 mod environment;

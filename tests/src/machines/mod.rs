@@ -61,7 +61,7 @@ pub fn complete() -> bool {
 }
 
 /// Straight to stderr: the harness would keep what is printed by a test that passes.
-fn skipped(why: &str) -> bool {
+pub(crate) fn skipped(why: &str) -> bool {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     let line = format!("SKIPPED {test}: {why}\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());

@@ -1,0 +1,518 @@
+//! EC2 with moto's server, unmodified, behind a gate that counts.
+
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+use herdsman_tests::clouds::{Emulator, LAPTOP, killed_after};
+use herdsman_tests::home::{Home, Ran};
+use serde_json::{Value, json};
+
+/// An account that exists nowhere.
+const KEYS: [(&str, &str); 3] = [
+    ("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
+    ("AWS_SECRET_ACCESS_KEY", "not-a-secret"),
+    ("AWS_REGION", "us-east-1"),
+];
+
+/// Machines that never boot: what counts is what was asked for. The agent's address
+/// leads nowhere, and nobody goes there.
+const UP: [&str; 13] = [
+    "up",
+    "demo",
+    "-y",
+    "-q",
+    // The emulator is slow with long lists of types.
+    "--type",
+    "t3.large",
+    "--scheduler-type",
+    "t3.medium",
+    "--start-timeout",
+    "1s",
+    "--set",
+    "agent.url=https://agents.example/{arch}",
+    "--keep-failed",
+];
+
+struct Account {
+    home: Home,
+    emulator: &'static Emulator,
+}
+
+/// It takes seconds to start, so all tests have one after the other. It ends with the
+/// process, whose end it sees.
+static EMULATOR: OnceLock<Option<Emulator>> = OnceLock::new();
+
+impl Account {
+    fn new() -> Result<Option<Self>> {
+        let home = Home::new()?;
+        let made = match EMULATOR.get() {
+            Some(made) => made,
+            None => {
+                let made = Emulator::start("aws", "ec2.py", &[])?;
+                EMULATOR.get_or_init(|| made)
+            }
+        };
+        let Some(emulator) = made else { return Ok(None) };
+        emulator.ask("clear", &Value::Null)?;
+        emulator.reset()?;
+        Ok(Some(Self { home, emulator }))
+    }
+
+    fn command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.emulator.command(&self.home, args)?;
+        command.envs(KEYS);
+        Ok(command)
+    }
+
+    fn run(&self, args: &[&str]) -> Result<Ran> {
+        Ok(self.command(args)?.output()?.into())
+    }
+
+    fn ok(&self, args: &[&str]) -> Result<Ran> {
+        let ran = self.run(args)?;
+        ensure!(
+            ran.code == 0,
+            "{args:?} ended with {}\n{}\n{}",
+            ran.code,
+            ran.out,
+            ran.err
+        );
+        Ok(ran)
+    }
+
+    /// `up` of machines that never boot, with more arguments.
+    fn up(&self, more: &[&str]) -> Result<Ran> {
+        self.run(&[&UP[..], more].concat())
+    }
+
+    /// What there is in the account.
+    fn there(&self) -> Result<(Vec<Value>, Vec<Value>)> {
+        let all = self.emulator.ask("instances", &Value::Null)?;
+        let list = |key: &str| all[key].as_array().cloned().context(key.to_owned());
+        let gone = ["terminated", "shutting-down"];
+        let alive = |i: &Value| !gone.contains(&i["state"].as_str().unwrap_or_default());
+        Ok((list("instances")?.into_iter().filter(alive).collect(), list("groups")?))
+    }
+
+    /// A look at an account by somebody who has nothing but its credentials.
+    fn down_from_an_empty_home(&self) -> Result<Ran> {
+        let empty = tempfile::tempdir()?;
+        let mut command = self.command(&["down", "demo", "-y"])?;
+        command
+            .env("HOME", empty.path())
+            .env("HERDSMAN_STATE_DIR", empty.path().join("s"));
+        Ok(command.output()?.into())
+    }
+}
+
+fn count(actions: &[String], action: &str) -> usize {
+    actions.iter().filter(|a| *a == action).count()
+}
+
+#[test]
+fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    let ran = account.up(&["--workers", "3", "--tag", "team=geo"])?;
+    ensure!(ran.err.contains("E-DEADLINE"), "{}", ran.err);
+    let actions = account.emulator.actions()?;
+    ensure!(actions.len() <= 14, "{} calls: {actions:?}", actions.len());
+    let (machines, groups) = account.there()?;
+    ensure!(machines.len() == 4, "{machines:#?}");
+    for m in &machines {
+        let tags = &m["tags"];
+        for key in [
+            "herdsman-cluster",
+            "herdsman-id",
+            "herdsman-role",
+            "herdsman-owner",
+            "herdsman-created",
+            "herdsman-expires",
+            "herdsman-ca",
+            "herdsman-version",
+            "team",
+            "Name",
+        ] {
+            ensure!(tags[key].is_string(), "no tag {key}: {tags}");
+        }
+    }
+    // The scheduler alone is open, to this computer alone.
+    let entry = groups
+        .iter()
+        .find(|g| g["name"].as_str().is_some_and(|n| n.ends_with("-in")))
+        .context("no group lets the owner in")?;
+    let rules = entry["rules"].as_array().context("no rules")?;
+    ensure!(rules.len() == 1, "{rules:#?}");
+    ensure!(
+        rules[0]["IpRanges"] == json!([{"CidrIp": format!("{LAPTOP}/32")}]),
+        "{rules:#?}"
+    );
+    ensure!((rules[0]["FromPort"].as_u64(), rules[0]["ToPort"].as_u64()) == (Some(8785), Some(8786)));
+    let open = |m: &&Value| {
+        let groups = m["groups"].as_array().into_iter().flatten();
+        groups.filter_map(Value::as_str).any(|n| n.ends_with("-in"))
+    };
+    let reachable: Vec<_> = machines.iter().filter(open).collect();
+    ensure!(reachable.len() == 1 && reachable[0]["tags"]["herdsman-role"] == "scheduler");
+    let ran = account.down_from_an_empty_home()?;
+    ensure!(ran.code == 0, "{}", ran.err);
+    let (machines, groups) = account.there()?;
+    ensure!(machines.is_empty() && groups.is_empty(), "{machines:?} {groups:?}");
+    account.emulator.asked()?;
+    Ok(())
+}
+
+#[test]
+fn a_launcher_that_dies_after_any_call_leaves_nothing_that_cannot_be_found() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    let up = [&UP[..], &["--workers", "2"]].concat();
+    let mut calls = 0;
+    for nth in 1.. {
+        if !killed_after(account.emulator, &mut account.command(&up)?, nth)? {
+            break;
+        }
+        calls = nth;
+        let ran = account.down_from_an_empty_home()?;
+        // After the first calls there was nothing yet.
+        ensure!([0, 3].contains(&ran.code), "after call {nth}: {}", ran.err);
+        let (machines, groups) = account.there()?;
+        ensure!(
+            machines.is_empty() && groups.is_empty(),
+            "after call {nth}: {machines:?} {groups:?}\n{}",
+            ran.err
+        );
+        // The record of a cluster that never was is in nobody's way.
+        account.run(&["down", "demo", "-y"])?;
+    }
+    ensure!(calls >= 8, "only {calls} calls were cut off");
+    Ok(())
+}
+
+#[test]
+fn a_down_that_dies_after_any_call_is_finished_by_the_next() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    for nth in 1.. {
+        account.up(&["--workers", "1"])?;
+        let mut down = account.command(&["down", "demo", "-y"])?;
+        let was_cut = killed_after(account.emulator, &mut down, nth)?;
+        let ran = account.down_from_an_empty_home()?;
+        ensure!([0, 3].contains(&ran.code), "after call {nth}: {}", ran.err);
+        let (machines, groups) = account.there()?;
+        ensure!(
+            machines.is_empty() && groups.is_empty(),
+            "after call {nth}: {machines:?} {groups:?}"
+        );
+        account.run(&["down", "demo", "-y"])?;
+        if !was_cut {
+            ensure!(nth > 4, "down took {nth} calls");
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    let none_left = |more: Value| {
+        let mut fault = json!({
+            "action": "RunInstances", "status": 500, "code": "InsufficientInstanceCapacity",
+            "message": "We currently do not have sufficient capacity in the Availability Zone you requested",
+        });
+        if let (Some(f), Some(m)) = (fault.as_object_mut(), more.as_object()) {
+            f.extend(m.clone());
+        }
+        fault
+    };
+    // No worker of the first type anywhere; spot machines nowhere.
+    account.emulator.faults(&[
+        none_left(json!({"where": {"market": "spot"}, "times": 1000})),
+        none_left(json!({"where": {"InstanceType": "m5.large"}, "times": 1000})),
+    ])?;
+    account.up(&[
+        "--workers",
+        "2",
+        "--type",
+        "m5.large",
+        "--type",
+        "m6i.large",
+        "--spot",
+        "prefer",
+        "--zone",
+        "a",
+        "--zone",
+        "b",
+    ])?;
+    let (machines, _) = account.there()?;
+    let types: Vec<_> = machines.iter().map(|m| &m["type"]).collect();
+    ensure!(
+        machines.len() == 3 && types.iter().filter(|t| **t == "m6i.large").count() == 2,
+        "{types:?}"
+    );
+    account.ok(&["down", "demo", "-y"])?;
+
+    // With spot machines only, none is the answer, and what was made goes again.
+    account
+        .emulator
+        .faults(&[none_left(json!({"where": {"market": "spot"}, "times": 1000}))])?;
+    let ran = account.run(&[&UP[..12], &["--workers", "1", "--type", "m5.large", "--spot", "only"]].concat())?;
+    ensure!(
+        ran.code == 5 && ran.err.contains("E-CAPACITY"),
+        "{} {}",
+        ran.code,
+        ran.err
+    );
+    ensure!(ran.err.contains("m5.large in us-east-1"), "{}", ran.err);
+    let (machines, groups) = account.there()?;
+    ensure!(machines.is_empty() && groups.is_empty(), "{machines:?} {groups:?}");
+    Ok(())
+}
+
+#[test]
+fn errors_have_codes_and_something_to_try() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    let fails = |fault: Value, code: &str, exit: i32, words: &str| -> Result<()> {
+        account.emulator.reset()?;
+        account.emulator.faults(&[fault])?;
+        let ran = account.run(&[&UP[..12], &["--workers", "1"]].concat())?;
+        ensure!(
+            ran.err.contains(code) && ran.code == exit && ran.err.contains(words) && ran.err.contains("try:"),
+            "{code} {exit} {words}: {} {}",
+            ran.code,
+            ran.err
+        );
+        let (machines, groups) = account.there()?;
+        ensure!(machines.is_empty() && groups.is_empty(), "{machines:?} {groups:?}");
+        Ok(())
+    };
+    let of = |action: &str, status: u64, code: &str| json!({"action": action, "status": status, "code": code, "message": "m", "times": 1000});
+    fails(
+        of("RunInstances", 403, "UnauthorizedOperation"),
+        "E-PERM",
+        4,
+        "render iam",
+    )?;
+    fails(
+        of("CreateSecurityGroup", 403, "UnauthorizedOperation"),
+        "E-PERM",
+        4,
+        "CreateSecurityGroup",
+    )?;
+    fails(
+        of("RunInstances", 400, "VcpuLimitExceeded"),
+        "E-QUOTA",
+        5,
+        "servicequotas",
+    )?;
+    fails(
+        of("DescribeInstances", 401, "AuthFailure"),
+        "E-CREDENTIALS",
+        4,
+        "get-caller-identity",
+    )?;
+    fails(
+        of("DescribeInstances", 400, "ExpiredToken"),
+        "E-CREDENTIALS",
+        4,
+        "sso login",
+    )?;
+    fails(of("DescribeInstances", 400, "RequestExpired"), "E-CLOCK", 3, "set-ntp")?;
+    Ok(())
+}
+
+#[test]
+fn what_passes_is_waited_for_and_nothing_is_made_twice() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    account.emulator.faults(&[
+        json!({"action": "DescribeSubnets", "status": 503, "code": "RequestLimitExceeded", "times": 2}),
+        json!({"action": "CreateSecurityGroup", "status": 500, "code": "InternalError", "late": true}),
+        json!({"action": "DescribeImages", "status": 502, "times": 1}),
+        // Carried out, and the answer lost on the way.
+        json!({"action": "RunInstances", "status": 500, "code": "InternalError", "late": true, "times": 2}),
+        json!({"action": "DescribeInstances", "drop": true, "times": 1}),
+    ])?;
+    account.up(&["--workers", "2"])?;
+    let asked = account.emulator.asked()?;
+    let runs: Vec<_> = asked.iter().filter(|a| a.action == "RunInstances").collect();
+    let mut tokens: Vec<_> = runs.iter().map(|a| a.facts["form"]["ClientToken"].as_str()).collect();
+    tokens.sort();
+    let all = tokens.len();
+    tokens.dedup();
+    ensure!(all > tokens.len(), "no call was repeated: {tokens:?}");
+    let (machines, groups) = account.there()?;
+    ensure!(machines.len() == 3 && groups.len() == 2, "{machines:?} {groups:?}");
+    account.ok(&["down", "demo", "-y"])?;
+    Ok(())
+}
+
+#[test]
+fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    account.up(&[
+        "--workers",
+        "1",
+        "--private",
+        "--type",
+        "m5.large",
+        "--scheduler-type",
+        "t3.small",
+        "--disk",
+        "60GiB",
+        "--disk-type",
+        "io2",
+        "--role",
+        "worker-profile",
+        "--spot",
+        "only",
+        "--region",
+        "eu-west-1",
+        "--zone",
+        "b",
+        "--set",
+        "aws.iops=3000",
+        "--set",
+        "aws.detailed_monitoring=true",
+        "--set",
+        "aws.encrypted=true",
+        "--set",
+        "aws.spot_max_price=0.25",
+        "--set",
+        "aws.cpu_credits=standard",
+        "--set",
+        "aws.instance_tags.a=b",
+        "--set",
+        "aws.volume_tags.c=d",
+        "--set",
+        "aws.extra.EbsOptimized=true",
+    ])?;
+    let asked = account.emulator.asked()?;
+    let runs: Vec<_> = asked.iter().filter(|a| a.action == "RunInstances").collect();
+    let form = |kind: &str| {
+        let of = runs.iter().find(|a| a.facts["form"]["InstanceType"] == kind);
+        of.map(|a| &a.facts["form"]).with_context(|| format!("no {kind}"))
+    };
+    let (worker, scheduler) = (form("m5.large")?, form("t3.small")?);
+    for (key, wanted) in [
+        ("InstanceInitiatedShutdownBehavior", "terminate"),
+        ("MetadataOptions.HttpTokens", "required"),
+        ("MetadataOptions.HttpPutResponseHopLimit", "1"),
+        ("NetworkInterface.1.AssociatePublicIpAddress", "false"),
+        ("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "true"),
+        ("BlockDeviceMapping.1.Ebs.VolumeSize", "60"),
+        ("BlockDeviceMapping.1.Ebs.VolumeType", "io2"),
+        ("BlockDeviceMapping.1.Ebs.Iops", "3000"),
+        ("BlockDeviceMapping.1.Ebs.Encrypted", "true"),
+        ("IamInstanceProfile.Name", "worker-profile"),
+        ("InstanceMarketOptions.MarketType", "spot"),
+        ("InstanceMarketOptions.SpotOptions.MaxPrice", "0.25"),
+        ("Monitoring.Enabled", "true"),
+        ("CreditSpecification.CpuCredits", "standard"),
+        ("EbsOptimized", "true"),
+    ] {
+        ensure!(worker[key] == wanted, "{key}: {}", worker[key]);
+    }
+    ensure!(
+        scheduler["InstanceMarketOptions.MarketType"].is_null(),
+        "the scheduler can be taken away"
+    );
+    ensure!(runs.iter().all(|a| a.facts["region"] == "eu-west-1"));
+    let text = worker.to_string();
+    ensure!(text.contains("\"c\"") && text.contains("\"a\""), "tags are missing");
+    // The record knows the region; the shell has another.
+    account.ok(&["down", "demo", "-y"])?;
+    let last = account.emulator.asked()?;
+    ensure!(
+        last.iter()
+            .all(|a| a.action != "TerminateInstances" || a.facts["region"] == "eu-west-1")
+    );
+    ensure!(count(&account.emulator.actions()?, "TerminateInstances") == 1);
+    Ok(())
+}
+
+#[test]
+fn strays_are_found_and_reaped() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    account.up(&["--workers", "1"])?;
+    let none: Value = serde_json::from_str(&account.ok(&["reap", "-o", "json"])?.out)?;
+    ensure!(none["strays"] == json!([]), "{none}");
+    let old = account
+        .ok(&["reap", "--older-than", "0s"])
+        .or_else(|_| account.ok(&["reap", "--older-than", "1s"]))?;
+    ensure!(
+        old.out.contains("machine") && old.out.contains("security group"),
+        "{}",
+        old.out
+    );
+    ensure!(account.there()?.0.len() == 2, "a look deleted something");
+    account.ok(&["reap", "-y", "--older-than", "1s"])?;
+    let (machines, groups) = account.there()?;
+    ensure!(machines.is_empty() && groups.is_empty(), "{machines:?} {groups:?}");
+    Ok(())
+}
+
+#[test]
+fn an_account_is_looked_at_without_making_anything() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    let ran = account.run(&["check", "-o", "json"])?;
+    let report: Value = serde_json::from_str(&ran.out).with_context(|| ran.err.clone())?;
+    let findings = report["providers"][0]["findings"].as_array().context("no findings")?;
+    let mood = |what: &str| findings.iter().find(|f| f["what"] == what).map(|f| &f["mood"]);
+    for what in [
+        "credentials",
+        "identity",
+        "clock",
+        "network",
+        "image",
+        "permissions",
+        "quota",
+        "price",
+    ] {
+        ensure!(mood(what) == Some(&json!("good")), "{what}: {findings:#?}");
+    }
+    account.emulator.faults(&[json!({
+        "action": "RunInstances", "status": 403, "code": "UnauthorizedOperation", "times": 9,
+    })])?;
+    let ran = account.run(&["check"])?;
+    ensure!(
+        ran.code == 3 && ran.out.contains("missing: RunInstances"),
+        "{}",
+        ran.out
+    );
+    let sizes: Value = serde_json::from_str(
+        &account
+            .ok(&["sizes", "--cpu", "4", "--memory", "16GiB", "-o", "json"])?
+            .out,
+    )?;
+    let first = &sizes["sizes"][0];
+    ensure!(
+        first["name"] == "t3.xlarge" && first["price"]["per_hour"] == 0.1664,
+        "{first}"
+    );
+    let plan: Value = serde_json::from_str(
+        &account
+            .run(&["up", "demo", "--workers", "2", "--plan", "-o", "json"])?
+            .out,
+    )?;
+    ensure!(
+        plan["price_per_hour"]["per_hour"]
+            .as_f64()
+            .is_some_and(|p| (p - 0.208).abs() < 1e-9),
+        "{plan:#}"
+    );
+    let (machines, groups) = account.there()?;
+    ensure!(machines.is_empty() && groups.is_empty(), "{machines:?} {groups:?}");
+    account.emulator.asked()?;
+    // Nobody at all.
+    let mut command = account.command(&["check"])?;
+    command
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env("AWS_EC2_METADATA_DISABLED", "true");
+    let ran: Ran = command.output()?.into();
+    ensure!(
+        ran.code != 0 && ran.out.contains("no credentials for AWS"),
+        "{} {}",
+        ran.code,
+        ran.out
+    );
+    Ok(())
+}
