@@ -19,6 +19,7 @@ pub use route::towards;
 
 pub mod aws;
 pub mod cloud;
+pub mod digitalocean;
 pub mod hetzner;
 pub mod local;
 pub mod manual;

@@ -100,6 +100,20 @@ pub(super) struct OneFirewall {
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Tag {
     pub(super) name: String,
+    #[serde(default)]
+    pub(super) resources: Carried,
+}
+
+/// How much carries a tag.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Carried {
+    #[serde(default)]
+    pub(super) count: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct OneTag {
+    pub(super) tag: Tag,
 }
 
 #[derive(Clone, Debug, Deserialize)]

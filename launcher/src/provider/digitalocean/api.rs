@@ -13,7 +13,9 @@ use serde_json::Value;
 
 use super::super::ProviderError;
 use super::super::cloud::error;
-use super::super::cloud::http::{Base, Call, Client, Dialect, Options, Reply, Verdict, by_status, json, json_body, query};
+use super::super::cloud::http::{
+    Base, Call, Client, Dialect, Options, Reply, Verdict, by_status, json, json_body, query,
+};
 use super::super::token::{Bearer, DIGITALOCEAN};
 use super::answers::Meta;
 use super::failure;
@@ -146,7 +148,12 @@ impl Api {
     }
 
     /// A call with a body that is carried out once.
-    pub(super) async fn once<B: Serialize>(&self, method: Method, path: &str, body: &B) -> Result<Reply, ProviderError> {
+    pub(super) async fn once<B: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<Reply, ProviderError> {
         let call = self.call(method, path, body)?;
         self.client.send(&call).await
     }

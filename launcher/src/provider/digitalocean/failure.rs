@@ -11,7 +11,11 @@ use super::answers::Failure;
 /// What the vendor calls it, and its words.
 pub(super) fn of(reply: &Reply) -> (String, String) {
     let failure: Failure = serde_json::from_slice(&reply.body).unwrap_or_default();
-    let words = if failure.message.is_empty() { &failure.error } else { &failure.message };
+    let words = if failure.message.is_empty() {
+        &failure.error
+    } else {
+        &failure.message
+    };
     (failure.id, limited(words))
 }
 
@@ -30,9 +34,16 @@ fn is_limit(words: &str) -> bool {
 
 /// Whether it speaks of a place that is full.
 fn is_full(words: &str) -> bool {
-    ["capacity", "sold out", "currently unavailable", "not available in", "unavailable in", "currently restricted"]
-        .iter()
-        .any(|w| words.contains(w))
+    [
+        "capacity",
+        "sold out",
+        "currently unavailable",
+        "not available in",
+        "unavailable in",
+        "currently restricted",
+    ]
+    .iter()
+    .any(|w| words.contains(w))
 }
 
 /// An answer that is no success.
@@ -82,16 +93,44 @@ mod tests {
     fn each_kind_has_our_code() {
         for (status, id, words, ours) in [
             (401, "unauthorized", "Unable to authenticate you", Code::Credentials),
-            (403, "forbidden", "You do not have access for the attempted action.", Code::Permission),
-            (422, "unprocessable_entity", "creating this/these droplet(s) will exceed your droplet limit", Code::Quota),
-            (422, "unprocessable_entity", "Size is not available in this region.", Code::Capacity),
-            (422, "unprocessable_entity", "You specified an invalid image for Droplet creation.", Code::Usage),
-            (404, "not_found", "The resource you were accessing could not be found.", Code::NotFound),
+            (
+                403,
+                "forbidden",
+                "You do not have access for the attempted action.",
+                Code::Permission,
+            ),
+            (
+                422,
+                "unprocessable_entity",
+                "creating this/these droplet(s) will exceed your droplet limit",
+                Code::Quota,
+            ),
+            (
+                422,
+                "unprocessable_entity",
+                "Size is not available in this region.",
+                Code::Capacity,
+            ),
+            (
+                422,
+                "unprocessable_entity",
+                "You specified an invalid image for Droplet creation.",
+                Code::Usage,
+            ),
+            (
+                404,
+                "not_found",
+                "The resource you were accessing could not be found.",
+                Code::NotFound,
+            ),
             (409, "conflict", "duplicate name", Code::Conflict),
             (429, "too_many_requests", "API Rate limit exceeded.", Code::Rate),
             (500, "server_error", "Unexpected server-side error", Code::Provider),
         ] {
-            let e = explain("POST /v2/droplets", &reply(status, &format!("{{\"id\":\"{id}\",\"message\":\"{words}\"}}")));
+            let e = explain(
+                "POST /v2/droplets",
+                &reply(status, &format!("{{\"id\":\"{id}\",\"message\":\"{words}\"}}")),
+            );
             assert_eq!(e.code, ours, "{words}");
             assert!(e.message.contains(words));
         }

@@ -62,16 +62,34 @@ impl Settings {
         let own: Own = common.own("digitalocean")?;
         let usage = |text: String| error(Code::Usage, text);
         if let Some(name) = own.extra.keys().find(|k| OURS.contains(&k.as_str())) {
-            return Err(usage(format!("[digitalocean] extra.{name}: this field is herdsman's own to set")));
+            return Err(usage(format!(
+                "[digitalocean] extra.{name}: this field is herdsman's own to set"
+            )));
         }
         if common.spot == Spot::Only {
             return Err(usage("DigitalOcean has no spot machines".into()).with_hint("--spot never   or prefer"));
         }
         let none = [
-            (common.role.is_some(), "--role", "its machines can do nothing at the vendor"),
-            (common.disk_type.is_some(), "--disk-type", "the disk comes with the size"),
-            (!common.subnets.is_empty(), "--subnet", "a VPC has no parts; name it by --network"),
-            (common.zones.len() > 1, "--zone", "a cluster lies in one region, as its VPC does"),
+            (
+                common.role.is_some(),
+                "--role",
+                "its machines can do nothing at the vendor",
+            ),
+            (
+                common.disk_type.is_some(),
+                "--disk-type",
+                "the disk comes with the size",
+            ),
+            (
+                !common.subnets.is_empty(),
+                "--subnet",
+                "a VPC has no parts; name it by --network",
+            ),
+            (
+                common.zones.len() > 1,
+                "--zone",
+                "a cluster lies in one region, as its VPC does",
+            ),
         ];
         if let Some((_, flag, why)) = none.iter().find(|(given, ..)| *given) {
             return Err(usage(format!("{flag} makes no sense with DigitalOcean: {why}")));
@@ -79,7 +97,9 @@ impl Settings {
         let region = common.region.clone().or_else(|| common.zones.first().cloned());
         let region = region.unwrap_or_else(|| REGION.to_owned());
         if region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(usage(format!("{region:?} is no name of a region, such as nyc3 or fra1")));
+            return Err(usage(format!(
+                "{region:?} is no name of a region, such as nyc3 or fra1"
+            )));
         }
         let endpoint = common.endpoint("digitalocean").or_else(|| own.endpoint.clone());
         Ok(Self {
@@ -93,7 +113,12 @@ impl Settings {
     /// Keys for people who want to log in.
     pub(super) fn ssh_keys(&self) -> Vec<String> {
         let text = |v: &toml::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-        self.own.ssh_keys.iter().map(text).chain(self.common.ssh_key.clone()).collect()
+        self.own
+            .ssh_keys
+            .iter()
+            .map(text)
+            .chain(self.common.ssh_key.clone())
+            .collect()
     }
 }
 
@@ -112,8 +137,14 @@ mod tests {
 
     #[test]
     fn what_the_vendor_has_not_is_refused_with_its_reason() {
-        let ok = settings("ssh_keys = [42, \"me\"]\nmonitoring = true", |c| c.zones = vec!["fra1".into()]).unwrap();
-        assert_eq!((ok.ssh_keys(), ok.region.as_str()), (vec!["42".to_owned(), "me".to_owned()], "fra1"));
+        let ok = settings("ssh_keys = [42, \"me\"]\nmonitoring = true", |c| {
+            c.zones = vec!["fra1".into()]
+        })
+        .unwrap();
+        assert_eq!(
+            (ok.ssh_keys(), ok.region.as_str()),
+            (vec!["42".to_owned(), "me".to_owned()], "fra1")
+        );
         assert_eq!(settings("", |_| {}).unwrap().region, REGION);
         let bad = |table: &str, change: fn(&mut Common)| settings(table, change).unwrap_err();
         for e in [

@@ -22,6 +22,8 @@ const OURS: &str = "herdsman:";
 const SCHEDULER: &str = "scheduler";
 /// Beginning of our keys.
 const PREFIX: &str = "herdsman-";
+/// Keys that the tags' own form gives.
+const OWN: [&str; 4] = [labels::CLUSTER, labels::ID, labels::NODE, labels::ROLE];
 /// Most characters of a tag.
 const LONGEST: usize = 255;
 
@@ -35,33 +37,48 @@ pub(super) fn scheduler(cluster: &ClusterRef) -> String {
     format!("{}:{SCHEDULER}", all(cluster))
 }
 
+/// The tag with what else is known of a cluster.
+pub(super) fn facts(cluster: &ClusterRef, tags: &Tags) -> Option<String> {
+    let begin = all(cluster);
+    let mut facts = begin.clone();
+    for (key, value) in tags.iter().filter(|(k, _)| !OWN.contains(&k.as_str())) {
+        let Some(key) = key.strip_prefix(PREFIX) else { continue };
+        let fact = format!(":{key}-{}", fitting(value).replace(':', "_"));
+        if facts.len() + fact.len() <= LONGEST {
+            facts += &fact;
+        }
+    }
+    (facts != begin).then_some(facts)
+}
+
+/// Whether it is that tag.
+pub(super) fn is_facts(tag: &str) -> bool {
+    tag.starts_with(OURS) && tag.matches(':').count() > 2 && !tag.ends_with(&format!(":{SCHEDULER}"))
+}
+
 /// All tags of a machine.
 pub(super) fn of(cluster: &ClusterRef, role: Role, tags: &Tags) -> Vec<String> {
     let mut out = vec![all(cluster)];
     if role == Role::Scheduler {
         out.push(scheduler(cluster));
     }
-    let mut facts = all(cluster);
-    let own = [labels::CLUSTER, labels::ID, labels::NODE, labels::ROLE];
-    for (key, value) in tags.iter().filter(|(k, _)| !own.contains(&k.as_str())) {
-        match key.strip_prefix(PREFIX) {
-            Some(key) => {
-                let fact = format!(":{key}-{}", fitting(value));
-                if facts.len() + fact.len() <= LONGEST {
-                    facts += &fact;
-                }
-            }
-            None => out.push(fitting(&format!("{key}:{value}")).chars().take(LONGEST).collect()),
-        }
+    out.extend(facts(cluster, tags));
+    for (key, value) in tags.iter().filter(|(k, _)| !k.starts_with(PREFIX)) {
+        out.push(fitting(&format!("{key}:{value}")).chars().take(LONGEST).collect());
     }
-    out.push(facts);
     out
 }
 
 /// The vendor takes letters, digits, `:`, `-` and `_`.
 fn fitting(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_') { c } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_') {
+                c
+            } else {
+                '_'
+            }
+        })
         .collect()
 }
 
@@ -128,6 +145,8 @@ mod tests {
         .into();
         let sent = of(&cluster, Role::Scheduler, &tags);
         assert_eq!(sent.len(), 4, "{sent:?}");
+        let facts: Vec<&String> = sent.iter().filter(|t| is_facts(t)).collect();
+        assert_eq!(facts, [&super::facts(&cluster, &tags).unwrap()]);
         let fits = |t: &String| t.len() <= 255 && t.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_".contains(&b));
         assert!(sent.iter().all(fits), "{sent:?}");
         let (back, read) = read("demo-1-scheduler", &sent).unwrap();

@@ -154,17 +154,13 @@ impl Cloud for Hetzner {
 
     fn console<'a>(&'a self, _: &'a Machine) -> Answer<'a, String> {
         // The API opens a screen for people, and keeps nothing of it.
-        Box::pin(async { Err(no_console("Hetzner", "https://console.hetzner.com")) })
+        Box::pin(async {
+            let text = "Hetzner keeps no output of a machine's boot; its console is a screen at console.hetzner.com";
+            Err(error(Code::NotFound, text))
+        })
     }
 
     fn policy(&self) -> String {
         check::policy()
     }
-}
-
-fn no_console(vendor: &str, page: &str) -> ProviderError {
-    error(
-        Code::NotFound,
-        format!("{vendor} keeps no output of a machine's boot; its console is a screen at {page}"),
-    )
 }
