@@ -62,7 +62,11 @@ class Document:
                 self.whole[key] = self.resolve(found, where, (*seen, key))
             return self.whole[key]
         # Examples are no part of what is promised, and have forms of their own.
-        return {k: self.resolve(v, base, seen) for k, v in node.items() if k not in ("example", "examples")}
+        out = {k: self.resolve(v, base, seen) for k, v in node.items() if k not in ("example", "examples")}
+        if out.get("nullable") is True and "allOf" in out and "type" not in out:
+            # Strictly read, null would have to fit all parts, which no document means.
+            return {"anyOf": [{k: v for k, v in out.items() if k != "nullable"}, {"enum": [None], "nullable": True}]}
+        return out
 
     def find(self, method: str, path: str):
         """The operation of a request: its path in the document, itself, path parameters."""
