@@ -9,4 +9,5 @@ pub mod machines;
 pub mod manual;
 pub mod metadata;
 pub mod mirror;
+pub mod native;
 pub mod trouble;

@@ -2,4 +2,8 @@
 //! looks at them is the vendor's own model.
 
 mod aws;
+mod digitalocean;
+mod hetzner;
 mod lab;
+mod native;
+mod plain;

@@ -92,11 +92,6 @@ pub(super) struct Firewall {
     pub(super) tags: Option<Vec<String>>,
 }
 
-#[derive(Debug, Deserialize)]
-pub(super) struct OneFirewall {
-    pub(super) firewall: Firewall,
-}
-
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Tag {
     pub(super) name: String,
@@ -167,8 +162,6 @@ pub(super) struct Image {
     pub(super) regions: Vec<String>,
     #[serde(default)]
     pub(super) created_at: String,
-    /// GB.
-    pub(super) min_disk_size: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,11 +10,10 @@ use http::Method;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::super::cloud::http::json as answer;
 use super::super::cloud::{Resource, error, labels};
 use super::super::token::Patience;
 use super::super::{ClusterRef, Deleted, ProviderError, Tags};
-use super::answers::{Droplet, Firewall, OneFirewall, OneTag, OneVpc, Tag, Vpc};
+use super::answers::{Droplet, Firewall, OneTag, OneVpc, Tag, Vpc};
 use super::{DigitalOcean, tags};
 
 const FIREWALLS: &str = "/v2/firewalls";
@@ -43,7 +42,7 @@ impl DigitalOcean {
         // A firewall takes only tags that exist. The one with the facts is the first,
         // so that nothing of ours is ever without its age.
         let (all, scheduler) = (tags::all(cluster), tags::scheduler(cluster));
-        for facts in tags::facts(cluster, tags) {
+        if let Some(facts) = tags::facts(cluster, tags) {
             self.tag(&facts).await?;
         }
         tokio::try_join!(self.tag(&all), self.tag(&scheduler))?;
@@ -109,7 +108,7 @@ impl DigitalOcean {
                 None => self.api.once(Method::POST, FIREWALLS, body).await,
             };
             let e = match done {
-                Ok(reply) => return answer::<OneFirewall>("firewall", &reply).map(|_| ()),
+                Ok(_) => return Ok(()),
                 Err(e) => e,
             };
             let lost = matches!(

@@ -320,11 +320,13 @@ impl Hetzner {
             let path = format!("{path}/{}", r.id);
             let done = loop {
                 match self.api.delete(&path).await {
-                    // A machine on its way out may still be in it.
+                    // A machine on its way out may still be in it, or one that was made a
+                    // moment ago and that no list showed before.
                     Err(e) if failure::is(&e, "resource_in_use") => {
                         if !patience.goes_on().await {
                             break Err(e);
                         }
+                        report.deleted.extend(self.late(cluster).await?);
                     }
                     other => break other.map(|_| ()),
                 }
@@ -339,6 +341,15 @@ impl Hetzner {
         }
         self.forget(cluster);
         Ok(report)
+    }
+}
+
+impl Hetzner {
+    /// Deletes machines of a cluster whose rest is being deleted.
+    async fn late(&self, cluster: &ClusterRef) -> Result<Vec<String>, ProviderError> {
+        let mut late = self.machines(Some(cluster.name.as_str())).await?;
+        late.retain(|m| m.cluster.id == cluster.id);
+        Ok(self.remove_all(&late).await?.deleted)
     }
 }
 
