@@ -27,8 +27,14 @@ REGIONS = ("nyc3", "fra1", "sgp1")
 def document() -> Document:
     with tarfile.open(fileobj=io.BytesIO(MODEL.read_bytes()), mode="r:xz") as tar:
         texts = {m.name.removeprefix("./"): tar.extractfile(m).read() for m in tar if m.isfile()}
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return Document("specification/DigitalOcean-public.v2.yaml", lambda name: yaml.load(texts[name], loader))
+    # As YAML 1.2 has it: a droplet that is `off` is no boolean.
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        yaml_implicit_resolvers = {
+            first: [(tag, regexp) for tag, regexp in pairs if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+            for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    return Document("specification/DigitalOcean-public.v2.yaml", lambda name: yaml.load(texts[name], Loader))
 
 
 def size(slug, cpus, gib, disk, price, available=True, regions=REGIONS, kind="Basic", gpus=None):

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use herdsman_tests::clouds::LAPTOP;
 use serde_json::{Value, json};
 
-use super::plain::{self, Account, Vendor, mood};
+use super::plain::{self, Account, Vendor, bad, mood};
 
 pub(super) static VENDOR: Vendor = Vendor {
     name: "digitalocean",
@@ -238,7 +238,7 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
     );
 
     // Graphics processors are in a list of their own.
-    account.up(&["--workers", "1", "--gpu", "1"])?;
+    account.up(&["--workers", "1", "--gpus", "1"])?;
     let sizes: Vec<Value> = account.machines()?.iter().map(|m| m["size"].clone()).collect();
     ensure!(sizes.contains(&json!("gpu-h100x1-80gb")), "{sizes:?}");
     account.ok(&["down", "demo", "-y"])?;
@@ -256,7 +256,7 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
     let Some(account) = Account::new(&VENDOR)? else {
         return Ok(());
     };
-    let (code, findings) = account.check()?;
+    let findings = account.check()?;
     for what in [
         "credentials",
         "identity",
@@ -269,7 +269,7 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
     ] {
         ensure!(mood(&findings, what) == "good", "{what}: {findings:#}");
     }
-    ensure!(code == 0, "{code}");
+    ensure!(bad(&findings).is_empty(), "{findings:#}");
     let sizes = account
         .ok(&["sizes", "--cpu", "4", "--memory", "8GiB", "-o", "json"])?
         .out;
@@ -308,8 +308,8 @@ fn exactly_the_scopes_that_are_told_suffice() -> Result<()> {
     ensure!(scopes.len() > 10, "{told}");
     let allow = |scopes: &[&str]| account.emulator.ask("tokens", &json!({VENDOR.token.1: scopes}));
     allow(&scopes)?;
-    let (code, findings) = account.check()?;
-    ensure!(code == 0, "{findings:#}");
+    let findings = account.check()?;
+    ensure!(bad(&findings).is_empty(), "{findings:#}");
     account.up(&["--workers", "2"])?;
     account.ok(&["ls"])?;
     account.ok(&["down", "demo", "-y"])?;
@@ -317,8 +317,11 @@ fn exactly_the_scopes_that_are_told_suffice() -> Result<()> {
     for missing in &scopes {
         let fewer: Vec<&str> = scopes.iter().copied().filter(|s| s != missing).collect();
         allow(&fewer)?;
-        let (code, findings) = account.check()?;
-        ensure!(code != 0, "without {missing} all is well: {findings:#}");
+        let findings = account.check()?;
+        ensure!(
+            !bad(&findings).is_empty(),
+            "without {missing} all is well: {findings:#}"
+        );
         ensure!(
             findings.to_string().contains(missing),
             "{missing} is not named: {findings:#}"

@@ -326,7 +326,11 @@ impl Hetzner {
                         if !patience.goes_on().await {
                             break Err(e);
                         }
-                        report.deleted.extend(self.late(cluster).await?);
+                        let late = self.late(cluster).await?;
+                        report.deleted.extend(late.deleted);
+                        if let Some((name, why)) = late.left.into_iter().next() {
+                            break Err(error(Code::Conflict, format!("{name} is in it: {why}")));
+                        }
                     }
                     other => break other.map(|_| ()),
                 }
@@ -346,10 +350,10 @@ impl Hetzner {
 
 impl Hetzner {
     /// Deletes machines of a cluster whose rest is being deleted.
-    async fn late(&self, cluster: &ClusterRef) -> Result<Vec<String>, ProviderError> {
+    async fn late(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         let mut late = self.machines(Some(cluster.name.as_str())).await?;
         late.retain(|m| m.cluster.id == cluster.id);
-        Ok(self.remove_all(&late).await?.deleted)
+        self.remove_all(&late).await
     }
 }
 

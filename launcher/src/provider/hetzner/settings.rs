@@ -109,7 +109,7 @@ impl Settings {
             ),
             (
                 common.worker.gpus.count > 0,
-                "--gpu",
+                "--gpus",
                 "its cloud has no graphics processors",
             ),
         ];
