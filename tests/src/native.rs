@@ -63,10 +63,10 @@ fn caller(path: &str) -> String {
     format!(
         "#!/usr/bin/python3\n\
          import sys, time, urllib.request\n\
-         import cloudinit.dmi, cloudinit.net\n\
+         import cloudinit.dmi, cloudinit.distros.networking as networking\n\
          cloudinit.dmi.is_container = lambda: False\n\
          cloudinit.dmi.DMI_SYS_PATH = '{FIRMWARE}'\n\
-         cloudinit.net.is_physical = lambda name: name in ('host0', 'eth0')\n\
+         networking.LinuxNetworking.is_physical = lambda self, name: name in ('host0', 'eth0')\n\
          end = time.monotonic() + 60\n\
          while time.monotonic() < end:\n    \
          try:\n        \

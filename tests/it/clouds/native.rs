@@ -11,7 +11,7 @@ use herdsman_agent::source::dmi::Cloud;
 use herdsman_tests::clouds::Emulator;
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER};
 use herdsman_tests::machines::network::LAPTOP;
-use herdsman_tests::machines::{Cluster, LONG, Machine, available};
+use herdsman_tests::machines::{Cluster, LONG, Machine, Network, available};
 use herdsman_tests::native::{Birth, Native};
 use serde_json::{Map, Value, json};
 
@@ -194,4 +194,32 @@ fn hetzners_servers_become_a_cluster() -> Result<()> {
         return Ok(());
     };
     lab.story()
+}
+
+#[test]
+fn a_machine_is_found_by_the_vendors_own_data_source() -> Result<()> {
+    if !available() {
+        return Ok(());
+    }
+    let network = Network::new()?;
+    for (cloud, n) in [(Cloud::DigitalOcean, 1), (Cloud::Hetzner, 2)] {
+        let native = Native::boot(
+            &network,
+            &Birth {
+                cloud,
+                id: "3164444",
+                name: "born",
+                address: network.address(n),
+                user_data: "#!/bin/sh\necho told > /root/told\n",
+            },
+        )?;
+        native.machine.wait_for_cloud_init()?;
+        let log = native
+            .machine
+            .exec("grep -E 'Source|WARN|rror|raceback' /var/log/cloud-init.log | tail -n 60")?
+            .out;
+        native.was_found(cloud).with_context(|| log.clone())?;
+        ensure!(native.machine.ok("cat /root/told")? == "told\n", "{log}");
+    }
+    Ok(())
 }
