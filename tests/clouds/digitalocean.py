@@ -138,7 +138,7 @@ class DigitalOcean(Rest):
             self.tokens = {"dop_v1_test": [ALL]}
             self.calls: list = []
             # Seconds: until lists show it, until it has addresses, until it is gone.
-            self.timing = {"listed": 0.3, "ready": 0.6, "gone": 0.4}
+            self.timing = {"listed": 0.15, "ready": 0.3, "gone": 0.2}
             self.places = {"sold_out": [], "limit": 25, "fail": 0, "fewer": 0}
             self.burst = {"calls": 100000, "seconds": 60}
             self.pool: dict = {}

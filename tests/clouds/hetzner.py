@@ -177,7 +177,7 @@ class Hetzner(Rest):
             self.calls: list = []
             # Seconds: until lists show it, until it is made and has addresses, until
             # it is gone.
-            self.timing = {"listed": 0.3, "ready": 0.6, "gone": 0.4}
+            self.timing = {"listed": 0.15, "ready": 0.3, "gone": 0.2}
             self.places = {"sold_out": [], "limit": 25, "fail": 0, "protected": []}
             self.burst = {"calls": 3600, "a_second": 1000.0}
             self.level, self.at = 3600.0, time.monotonic()

@@ -471,12 +471,23 @@ impl Hetzner {
         Ok(report)
     }
 
+    /// Deletes a half-made server and waits until its name is free.
     async fn remove(&self, id: u64) -> Result<(), ProviderError> {
-        match self.api.delete(&format!("/servers/{id}")).await {
-            Ok(_) => Ok(()),
-            Err(e) if e.code == Code::NotFound => Ok(()),
-            Err(e) => Err(e),
+        let action = match self.api.delete(&format!("/servers/{id}")).await {
+            Ok(Some(action)) => action,
+            Ok(None) => return Ok(()),
+            Err(e) if e.code == Code::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
+        let mut patience = Patience::short();
+        while patience.goes_on().await {
+            match self.api.actions(&[action.id]).await?.first() {
+                Some(a) if a.status == "running" => {}
+                Some(a) if a.status == "error" => return Err(failure::of_action(a)),
+                _ => return Ok(()),
+            }
         }
+        Err(error(Code::Deadline, format!("server {id} is still on its way out")))
     }
 }
 

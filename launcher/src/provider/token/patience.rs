@@ -12,7 +12,7 @@ pub(in super::super) struct Patience {
 }
 
 /// First pause of a wait.
-const FIRST: Duration = Duration::from_millis(700);
+const FIRST: Duration = Duration::from_millis(300);
 /// Longest.
 const LONGEST: Duration = Duration::from_secs(5);
 
