@@ -9,5 +9,6 @@ pub mod machines;
 pub mod manual;
 pub mod metadata;
 pub mod mirror;
+pub mod native;
 pub mod trouble;
 pub mod turn;

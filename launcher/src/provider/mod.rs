@@ -19,11 +19,14 @@ pub use route::towards;
 
 pub mod aws;
 pub mod cloud;
+pub mod digitalocean;
 pub mod gcp;
+pub mod hetzner;
 pub mod local;
 pub mod manual;
 pub mod qemu;
 mod route;
+mod token;
 
 /// Tags of a resource: `herdsman-cluster`, `herdsman-role` …, DESIGN section 7.
 pub type Tags = BTreeMap<String, String>;

@@ -2,6 +2,10 @@
 //! looks at them is the vendor's own model.
 
 mod aws;
+mod digitalocean;
 mod gcp;
 mod gcp_lab;
+mod hetzner;
 mod lab;
+mod native;
+mod plain;

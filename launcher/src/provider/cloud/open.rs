@@ -6,7 +6,12 @@ use super::{Cloud, Common, ProviderError, error};
 use crate::config::ProviderName;
 
 /// Clouds that this release has.
-pub const CLOUDS: &[ProviderName] = &[ProviderName::Aws, ProviderName::Gcp];
+pub const CLOUDS: &[ProviderName] = &[
+    ProviderName::Aws,
+    ProviderName::DigitalOcean,
+    ProviderName::Gcp,
+    ProviderName::Hetzner,
+];
 
 /// A cloud with these settings. No call is made yet, and credentials are not
 /// looked for.
@@ -17,6 +22,8 @@ pub fn open(name: ProviderName, common: Common) -> Result<Box<dyn Cloud>, Provid
     match name {
         ProviderName::Aws => Ok(Box::new(super::super::aws::Aws::new(common)?)),
         ProviderName::Gcp => Ok(Box::new(super::super::gcp::Gcp::new(common)?)),
+        ProviderName::DigitalOcean => Ok(Box::new(super::super::digitalocean::DigitalOcean::new(common)?)),
+        ProviderName::Hetzner => Ok(Box::new(super::super::hetzner::Hetzner::new(common)?)),
         other => Err(error(
             Code::Usage,
             format!("provider `{other}` is not part of this release yet"),

@@ -1,0 +1,166 @@
+//! Hetzner Cloud.
+//!
+//! Each server is made by a call of its own, twelve at the same time; its name is
+//! unique in the project, so that a repetition is found out. Servers are joined by a
+//! private network of the cluster's own, as the vendor's firewalls look at the public
+//! side alone. `up` makes 8 calls, one for each machine, and a list every few seconds
+//! until all have their addresses.
+
+mod answers;
+mod api;
+mod catalogue;
+mod check;
+mod failure;
+mod machines;
+mod network;
+mod settings;
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::future::LocalBoxFuture;
+use herdsman_wire::{ClusterId, ClusterName, Code};
+use tokio::sync::OnceCell;
+
+use super::cloud::{Answer, Cloud, Common, Facts, Finding, Laptop, Made, Offer, Plan, Resource, SelfEnd, error};
+use super::{ClusterRef, Deleted, Machine, MachineSpec, ProviderError, Tags};
+
+/// The vendor's limit.
+const USER_DATA_MAX: usize = 32 * 1024;
+
+/// The provider.
+#[derive(Debug)]
+pub struct Hetzner {
+    settings: settings::Settings,
+    api: api::Api,
+    laptop: Laptop,
+    image: OnceCell<catalogue::Chosen>,
+    kinds: OnceCell<Vec<catalogue::Kind>>,
+    pricing: OnceCell<answers::Pricing>,
+    locations: OnceCell<Vec<answers::Location>>,
+    /// Where machines of a cluster go, so that it is looked up once.
+    nets: Mutex<Vec<(ClusterId, network::Net)>>,
+}
+
+impl Hetzner {
+    /// A provider with these settings; makes no call.
+    ///
+    /// # Errors
+    /// `E-USAGE` naming the setting.
+    pub fn new(common: Common) -> Result<Self, ProviderError> {
+        let settings = settings::Settings::new(common)?;
+        Ok(Self {
+            api: api::Api::new(&settings)?,
+            settings,
+            laptop: Laptop::default(),
+            image: OnceCell::new(),
+            kinds: OnceCell::new(),
+            pricing: OnceCell::new(),
+            locations: OnceCell::new(),
+            nets: Mutex::default(),
+        })
+    }
+
+    fn nets(&self) -> std::sync::MutexGuard<'_, Vec<(ClusterId, network::Net)>> {
+        self.nets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, cluster: &ClusterRef, net: network::Net) {
+        self.nets().push((cluster.id.clone(), net));
+    }
+
+    fn remembered(&self, cluster: &ClusterRef) -> Option<network::Net> {
+        let nets = self.nets();
+        let found = nets.iter().rev().find(|(id, _)| *id == cluster.id);
+        found.map(|(_, net)| net.clone())
+    }
+
+    fn forget(&self, cluster: &ClusterRef) {
+        self.nets().retain(|(id, _)| *id != cluster.id);
+    }
+}
+
+impl Cloud for Hetzner {
+    fn facts(&self) -> Facts {
+        Facts {
+            name: "hetzner",
+            shares_user_data: false,
+            user_data_max: USER_DATA_MAX,
+            self_end: SelfEnd::Billed,
+        }
+    }
+
+    fn region(&self) -> Option<String> {
+        self.settings.locations.first().cloned()
+    }
+
+    fn check(&self) -> LocalBoxFuture<'_, Vec<Finding>> {
+        Box::pin(self.look())
+    }
+
+    fn sizes(&self) -> Answer<'_, Vec<Offer>> {
+        Box::pin(self.catalogue())
+    }
+
+    fn plan(&self, workers: u32) -> Answer<'_, Plan> {
+        Box::pin(self.outline(workers))
+    }
+
+    fn ensure_network<'a>(&'a self, cluster: &'a ClusterRef, tags: &'a Tags) -> Answer<'a, ()> {
+        Box::pin(async move {
+            if self.settings.common.private && self.settings.common.network.is_none() {
+                return Err(error(
+                    Code::Usage,
+                    "--private needs an existing network: a new one has no way out, and none in for this computer",
+                )
+                .with_hint("herdsman up … --private --network NAME"));
+            }
+            self.make_network(cluster, tags).await
+        })
+    }
+
+    fn laptop(&self) -> Option<IpAddr> {
+        self.laptop.known()
+    }
+
+    fn create<'a>(
+        &'a self,
+        cluster: &'a ClusterRef,
+        machines: &'a [MachineSpec],
+        made: Made<'a>,
+    ) -> LocalBoxFuture<'a, Vec<Result<Machine, ProviderError>>> {
+        Box::pin(self.make(cluster, machines, made))
+    }
+
+    fn settled<'a>(&'a self, machine: &'a Machine) -> Answer<'a, Machine> {
+        Box::pin(self.settle(machine))
+    }
+
+    fn list<'a>(&'a self, cluster: Option<&'a ClusterName>) -> Answer<'a, Vec<Machine>> {
+        Box::pin(self.machines(cluster.map(ClusterName::as_str)))
+    }
+
+    fn shared<'a>(&'a self, cluster: Option<&'a ClusterName>) -> Answer<'a, Vec<Resource>> {
+        Box::pin(self.resources(cluster.map(ClusterName::as_str)))
+    }
+
+    fn delete<'a>(&'a self, machines: &'a [Machine]) -> Answer<'a, Deleted> {
+        Box::pin(self.remove_all(machines))
+    }
+
+    fn delete_rest<'a>(&'a self, cluster: &'a ClusterRef) -> Answer<'a, Deleted> {
+        Box::pin(self.delete_network(cluster))
+    }
+
+    fn console<'a>(&'a self, _: &'a Machine) -> Answer<'a, String> {
+        // The API opens a screen for people, and keeps nothing of it.
+        Box::pin(async {
+            let text = "Hetzner keeps no output of a machine's boot; its console is a screen at console.hetzner.com";
+            Err(error(Code::NotFound, text))
+        })
+    }
+
+    fn policy(&self) -> String {
+        check::policy()
+    }
+}
