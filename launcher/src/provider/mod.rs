@@ -21,6 +21,7 @@ pub mod aws;
 pub mod cloud;
 pub mod local;
 pub mod manual;
+pub mod openstack;
 pub mod qemu;
 mod route;
 
