@@ -75,8 +75,8 @@ mod tests {
 
     #[test]
     fn what_counts_fits_always() {
-        let mut long = some(&"a".repeat(63));
-        long.insert(labels::NODE.into(), "b".repeat(63));
+        let mut long = some(&"a".repeat(40));
+        long.insert(labels::NODE.into(), "b".repeat(48));
         long.insert("herdsman-owner".into(), "o".repeat(200));
         long.insert("herdsman-ca".into(), "a b".into());
         let text = line(&long);
