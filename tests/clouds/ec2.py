@@ -277,28 +277,40 @@ class Ec2(Cloud):
             return True
         if path == "/_/instances":
             return self.instances(bool(given))
-        if path == "/_/upstream":
-            return self.upstream
+        if path == "/_/network":
+            return self.network(given)
         return super().control(path, given)
 
-    def instances(self, told: bool) -> dict:
-        """All that there is; with `told`, what machines were told as well."""
+    def client(self):
+        """The vendor's own client, past the gate."""
         import boto3
 
-        client = boto3.client(
+        return boto3.client(
             "ec2",
             endpoint_url=self.upstream,
             region_name="us-east-1",
             aws_access_key_id="test",
             aws_secret_access_key="test",
         )
+
+    def network(self, given: dict) -> bool:
+        """A network with this name and one subnet."""
+        client = self.client()
+        vpc = client.create_vpc(CidrBlock=given["network"])["Vpc"]["VpcId"]
+        client.create_tags(Resources=[vpc], Tags=[{"Key": "Name", "Value": given["name"]}])
+        client.create_subnet(VpcId=vpc, CidrBlock=given["subnet"], AvailabilityZone="us-east-1a")
+        return True
+
+    def instances(self, told: bool) -> dict:
+        """All that there is; with `told`, what machines were told as well."""
+        client = self.client()
         found = []
         for reservation in client.describe_instances()["Reservations"]:
             for i in reservation["Instances"]:
                 value = ""
                 if told:
                     asked = client.describe_instance_attribute(InstanceId=i["InstanceId"], Attribute="userData")
-                    value = asked.get("UserData", {}).get("Value", "")
+                    value = base64.b64decode(asked.get("UserData", {}).get("Value", "")).decode()
                 found.append(
                     {
                         "id": i["InstanceId"],

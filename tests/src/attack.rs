@@ -279,6 +279,7 @@ impl Hub {
             serial: machine.serial.clone(),
             address,
             any_address: false,
+            batch: None,
         }];
         let _: Done = self.link.post("/v1/expect", &Expect { nodes }, SOON).await?;
         Ok(())

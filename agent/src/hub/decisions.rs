@@ -8,6 +8,7 @@ use herdsman_wire::pki::CertificateFacts;
 use herdsman_wire::report::NodeState;
 use herdsman_wire::{ApiError, Code, Kind, NodeName, Role, Timestamp};
 
+use super::batches::Use;
 use super::registry::Registry;
 
 /// What to do with an enrolment that is in order.
@@ -61,7 +62,12 @@ impl Registry {
         if self.revoked.contains_key(&boot.serial) {
             return Err(ApiError::new(Code::Revoked, "the bootstrap certificate is revoked").into());
         }
-        if let Some(spent) = self.spent.get(&boot.serial) {
+        let of_batch = self.node_of_batch(boot, from)?;
+        let spent = match &of_batch {
+            Some(node) => self.spent.get(&self.batches.key(&boot.serial, node)),
+            None => self.spent.get(&boot.serial),
+        };
+        if let Some(spent) = spent {
             let answer = self.nodes.get(&spent.node).and_then(|n| n.issued.clone());
             return match answer {
                 Some(answer) if spent.keys == keys && answer.generation == 1 && !answer.agent_chain.is_empty() => {
@@ -85,7 +91,10 @@ impl Registry {
             };
         }
         let unexpected = || ApiError::new(Code::EnrolUnexpected, "the hub does not expect this node");
-        let name = self.by_serial.get(&boot.serial).ok_or_else(unexpected)?;
+        let name = match &of_batch {
+            Some(node) => node,
+            None => self.by_serial.get(&boot.serial).ok_or_else(unexpected)?,
+        };
         let node = self.nodes.get(name).ok_or_else(unexpected)?;
         let expected = node.expected.as_ref().ok_or_else(unexpected)?;
         // A newer invitation takes the place of an older one: two certificates must
@@ -93,7 +102,7 @@ impl Registry {
         if expected.serial != boot.serial || node.role != Role::Worker {
             return Err(unexpected().into());
         }
-        if boot.label.as_deref() != Some(name.as_str()) {
+        if of_batch.is_none() && boot.label.as_deref() != Some(name.as_str()) {
             return Err(Refusal {
                 error: unexpected(),
                 incident: Some("wrong-name"),
@@ -116,6 +125,33 @@ impl Registry {
             }
         }
         Ok((name.clone(), Decision::Sign))
+    }
+
+    /// The node that a batch's certificate makes from this address; `None` where the
+    /// certificate is for one node alone.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; a use from elsewhere, or under another name, is an incident.
+    pub fn node_of_batch(&self, boot: &CertificateFacts, from: IpAddr) -> Result<Option<NodeName>, Refusal> {
+        match self.batches.look(&boot.serial, boot.label.as_deref(), from) {
+            None => Ok(None),
+            Some(Use::Node(node)) => Ok(Some(node)),
+            Some(Use::Later) => {
+                let text = format!("{from} is not known yet as an address of a node to come");
+                Err(ApiError::new(Code::TooEarly, text).into())
+            }
+            Some(Use::Elsewhere) => Err(Refusal {
+                error: ApiError::new(
+                    Code::EnrolAddress,
+                    format!("{from} is the address of no node of this batch"),
+                ),
+                incident: Some("wrong-address"),
+            }),
+            Some(Use::WrongName) => Err(Refusal {
+                error: ApiError::new(Code::EnrolUnexpected, "the hub does not expect this node"),
+                incident: Some("wrong-name"),
+            }),
+        }
     }
 
     /// Checks a node's certificate at each use: that it is a member, from its

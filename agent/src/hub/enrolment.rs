@@ -31,7 +31,9 @@ impl Hub {
         let keys = self
             .keys_of(&request.csr_agent, &request.csr_dask, &boot.key)
             .map_err(|e| refuse(e.into()))?;
-        let _turn = self.turns.of(boot.label.as_deref()).await;
+        let node = self.registry().node_of_batch(boot, from).map_err(refuse)?;
+        let turn = node.as_ref().map(NodeName::as_str).or(boot.label.as_deref());
+        let _turn = self.turns.of(turn).await;
         let now = Timestamp::now();
         let decision = self.registry().decide_enrol(boot, from, &keys, now).map_err(refuse);
         let (node, decision) = match decision {
@@ -232,6 +234,12 @@ impl Hub {
     /// # Errors
     /// [`Code::Conflict`] for the hub's own name; when the journal cannot be written.
     pub async fn expect(&self, nodes: Vec<Expected>) -> Result<(), ApiError> {
+        if let Some(e) = nodes.iter().find(|e| e.batch.is_some() && e.address.is_none()) {
+            return Err(ApiError::new(
+                Code::Malformed,
+                format!("field `address` of {}: a node of a batch is known by it", e.node),
+            ));
+        }
         if nodes.iter().any(|e| e.node == self.own) {
             return Err(ApiError::new(
                 Code::Conflict,
@@ -263,6 +271,9 @@ impl Hub {
             }
         }
         let now = Timestamp::now();
+        if let Some(uses) = request.uses {
+            return self.invite_batch(who, request, uses, now, ttl).await;
+        }
         let mut invites = Vec::new();
         let mut nodes = Vec::new();
         for node in &request.nodes {
@@ -272,6 +283,7 @@ impl Hub {
                 serial: chain.serial.clone(),
                 address: None,
                 any_address: request.any_address,
+                batch: None,
             });
             invites.push(Invitation {
                 node: node.clone(),
@@ -288,6 +300,50 @@ impl Hub {
             json!({"nodes": request.nodes, "ttl": request.ttl_seconds}),
         );
         Ok(api::Invited { invites })
+    }
+
+    /// One certificate for machines that are all told the same.
+    async fn invite_batch(
+        &self,
+        who: &str,
+        request: &api::Invite,
+        uses: u32,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<api::Invited, ApiError> {
+        let ([label], 1..) = (request.nodes.as_slice(), uses) else {
+            return Err(ApiError::new(
+                Code::Usage,
+                "field `uses`: a batch has one name and at least one use",
+            ));
+        };
+        if request.any_address {
+            return Err(ApiError::new(
+                Code::Usage,
+                "field `any_address`: nodes of a batch are told apart by their addresses",
+            ));
+        }
+        let (chain, key) = self.issuers.bootstrap(label, now, ttl)?;
+        self.remember(&[Entry::Batch {
+            serial: chain.serial.clone(),
+            label: label.clone(),
+            uses,
+        }])
+        .await?;
+        self.audit.note(
+            "invite",
+            who,
+            json!({"batch": label, "uses": uses, "ttl": request.ttl_seconds}),
+        );
+        Ok(api::Invited {
+            invites: vec![Invitation {
+                node: label.clone(),
+                serial: chain.serial,
+                certificate: chain.certificate,
+                key,
+                not_after: now.plus(ttl),
+            }],
+        })
     }
 
     /// Certificates of a person.

@@ -29,6 +29,15 @@ pub enum Entry {
         /// Them.
         nodes: Vec<Expected>,
     },
+    /// A bootstrap certificate of several uses was made.
+    Batch {
+        /// Its serial.
+        serial: String,
+        /// Its name.
+        label: NodeName,
+        /// How many uses.
+        uses: u32,
+    },
     /// A node's bootstrap serial is spent.
     Enrolled {
         /// The node.

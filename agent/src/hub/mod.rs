@@ -18,10 +18,11 @@
 //! * Everything the hub knows survives its restart, because the journal is
 //!   replayed.
 
-pub mod access;
+mod access;
 pub mod admission;
 pub mod audit;
 pub mod authority;
+pub mod batches;
 pub mod blobs;
 pub mod decisions;
 pub mod ending;

@@ -12,6 +12,7 @@ use herdsman_wire::{ApiError, Code, NodeName, Role, Timestamp, limits};
 
 use ipnet::IpNet;
 
+use super::batches::Batches;
 use super::journal::Entry;
 
 /// A node as the hub knows it.
@@ -99,6 +100,7 @@ pub struct Registry {
     pub(super) nodes: BTreeMap<NodeName, Box<Node>>,
     pub(super) by_serial: HashMap<String, NodeName>,
     pub(super) spent: HashMap<String, Spent>,
+    pub(super) batches: Batches,
     pub(super) revoked: BTreeMap<String, Timestamp>,
     /// Serials of people's certificates by person.
     pub(super) people: BTreeMap<String, Vec<(String, Timestamp)>>,
@@ -116,6 +118,7 @@ impl Registry {
     pub fn apply(&mut self, entry: &Entry, now: Timestamp) {
         match entry {
             Entry::Expected { nodes } => nodes.iter().for_each(|e| self.expect(e, now)),
+            Entry::Batch { serial, label, uses } => self.batches.open(serial, label.as_str(), *uses),
             Entry::Enrolled {
                 node,
                 serial,
@@ -124,7 +127,7 @@ impl Registry {
                 at,
             } => {
                 self.spent.insert(
-                    serial.clone(),
+                    self.batches.key(serial, node),
                     Spent {
                         node: node.clone(),
                         keys: keys.clone(),
@@ -171,16 +174,23 @@ impl Registry {
             }
             Entry::Revoked { node, serials, at, .. } => {
                 self.revoked.extend(serials.iter().map(|s| (s.clone(), *at)));
-                if let Some(n) = node.as_ref().and_then(|n| self.nodes.get_mut(n)) {
+                if let Some((name, n)) = node.as_ref().and_then(|n| Some((n, self.nodes.get_mut(n)?))) {
                     n.state = NodeState::Revoked;
                     n.since = *at;
+                    if let Some(e) = n.expected.as_ref().filter(|e| e.batch.is_some()) {
+                        self.batches.remove(&e.serial, name);
+                    }
                 }
             }
             Entry::Removed { node, .. } => {
                 if let Some(n) = self.nodes.remove(node)
                     && let Some(e) = n.expected
                 {
-                    self.by_serial.remove(&e.serial);
+                    if e.batch.is_some() {
+                        self.batches.remove(&e.serial, node);
+                    } else {
+                        self.by_serial.remove(&e.serial);
+                    }
                 }
             }
             Entry::Crl { number, at } => {
@@ -196,10 +206,11 @@ impl Registry {
     }
 
     fn expect(&mut self, e: &Expected, now: Timestamp) {
-        let node = match self.by_serial.get(&e.serial) {
-            Some(known) => known.clone(),
-            None => e.node.clone(),
-        };
+        if let (Some(label), Some(address)) = (&e.batch, e.address) {
+            self.batches.place(&e.serial, label.as_str(), &e.node, address);
+        }
+        let known = self.by_serial.get(&e.serial).filter(|_| e.batch.is_none());
+        let node = known.unwrap_or(&e.node).clone();
         let n = self
             .nodes
             .entry(node.clone())
@@ -217,7 +228,9 @@ impl Registry {
                 }
             }
         }
-        self.by_serial.insert(e.serial.clone(), node);
+        if e.batch.is_none() {
+            self.by_serial.insert(e.serial.clone(), node);
+        }
     }
 
     /// Whether a certificate is revoked.
@@ -238,7 +251,13 @@ impl Registry {
             n.serials
                 .iter()
                 .map(|(serial, _)| serial.clone())
-                .chain(n.expected.iter().map(|e| e.serial.clone()))
+                // That of a batch is others' as well; this node's use of it ends.
+                .chain(
+                    n.expected
+                        .iter()
+                        .filter(|e| e.batch.is_none())
+                        .map(|e| e.serial.clone()),
+                )
                 .collect()
         })
     }

@@ -66,6 +66,7 @@ fn expect(r: &mut Registry, node: &str, serial: &str, address: Option<IpAddr>) {
         serial: serial.into(),
         address,
         any_address: false,
+        batch: None,
     }];
     r.apply(&Entry::Expected { nodes }, NOW);
 }
@@ -276,6 +277,7 @@ fn nodes_on_their_way_may_come_from_their_address_and_for_a_while_only() {
         serial: "s2".into(),
         address: Some(ip(9)),
         any_address: true,
+        batch: None,
     }];
     r.apply(&Entry::Expected { nodes }, NOW);
     assert_eq!(r.joining(NOW), ([net(2), net(3)].into(), Unplaced::Anywhere));
@@ -301,6 +303,7 @@ fn nodes_on_their_way_may_come_from_their_address_and_for_a_while_only() {
                 serial: "s9".into(),
                 address: Some(ip(7)),
                 any_address: false,
+                batch: None,
             }],
         },
         late,
@@ -337,4 +340,75 @@ fn networks_are_let_in_and_out_in_order() {
         r.allowed.iter().copied().collect::<Vec<_>>(),
         nets(&["192.0.2.1/32", "fd00::/8"])
     );
+}
+
+fn announce(r: &mut Registry, node: &str, address: IpAddr) {
+    let nodes = vec![Expected {
+        node: name(node),
+        serial: "batch".into(),
+        address: Some(address),
+        any_address: false,
+        batch: Some(name("demo-batch")),
+    }];
+    r.apply(&Entry::Expected { nodes }, NOW);
+}
+
+#[test]
+fn a_batch_gives_each_announced_address_one_node_and_nobody_else_anything() {
+    let mut r = Registry::default();
+    let boot = boot("demo-batch", "batch");
+    assert_eq!(refused(r.decide_enrol(&boot, ip(2), "k", NOW)).0, Code::EnrolUnexpected);
+    r.apply(
+        &Entry::Batch {
+            serial: "batch".into(),
+            label: name("demo-batch"),
+            uses: 2,
+        },
+        NOW,
+    );
+    // A machine may boot before its address is announced.
+    assert_eq!(refused(r.decide_enrol(&boot, ip(2), "k", NOW)), (Code::TooEarly, None));
+    announce(&mut r, "i-1", ip(2));
+    assert_eq!(refused(r.decide_enrol(&boot, ip(3), "k", NOW)), (Code::TooEarly, None));
+    announce(&mut r, "i-2", ip(3));
+    let (n, d) = r.decide_enrol(&boot, ip(2), "k1", NOW).unwrap();
+    assert!(n == name("i-1") && matches!(d, Decision::Sign));
+    enrol(&mut r, "i-1", "batch", "k1", ip(2));
+    // Again with the same keys, never with others, as with any bootstrap certificate.
+    assert!(matches!(
+        r.decide_enrol(&boot, ip(2), "k1", NOW).unwrap().1,
+        Decision::Again(_)
+    ));
+    let got = refused(r.decide_enrol(&boot, ip(2), "k9", NOW));
+    assert_eq!(got, (Code::EnrolSpent, Some("double-use")));
+    // The other's use is its own.
+    assert_eq!(r.decide_enrol(&boot, ip(3), "k2", NOW).unwrap().0, name("i-2"));
+    let got = refused(r.decide_enrol(&boot, ip(9), "k3", NOW));
+    assert_eq!(got, (Code::EnrolAddress, Some("wrong-address")));
+    let other = super::tests::boot("demo-w0", "batch");
+    let got = refused(r.decide_enrol(&other, ip(3), "k2", NOW));
+    assert_eq!(got, (Code::EnrolUnexpected, Some("wrong-name")));
+    // Who is revoked takes nobody's certificate along, and does not come back.
+    let serials = r.serials_of(&name("i-1"));
+    assert!(!serials.contains(&"batch".to_owned()), "{serials:?}");
+    r.apply(
+        &Entry::Revoked {
+            node: Some(name("i-1")),
+            serials,
+            why: String::new(),
+            at: NOW,
+        },
+        NOW,
+    );
+    assert_eq!(refused(r.decide_enrol(&boot, ip(2), "k1", NOW)).0, Code::EnrolAddress);
+    assert!(r.decide_enrol(&boot, ip(3), "k2", NOW).is_ok());
+    // A removed node's address may be another machine's later.
+    r.apply(
+        &Entry::Removed {
+            node: name("i-2"),
+            at: NOW,
+        },
+        NOW,
+    );
+    assert_eq!(refused(r.decide_enrol(&boot, ip(3), "k2", NOW)).0, Code::EnrolAddress);
 }

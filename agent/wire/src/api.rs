@@ -104,6 +104,10 @@ pub struct Expected {
     /// the audit log.
     #[serde(default)]
     pub any_address: bool,
+    /// Name in the bootstrap certificate, where several nodes share it: each use is
+    /// then bound to the address of one of them, which has to be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<NodeName>,
 }
 
 /// `POST /v1/expect`: adds or completes expected nodes.
@@ -175,6 +179,10 @@ pub struct Invite {
     /// Whether any source address will do.
     #[serde(default)]
     pub any_address: bool,
+    /// Makes one certificate of so many uses in place of one for each name: the only
+    /// name is then the batch's, and nodes are announced once they have addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
 }
 
 /// Answer to [`Invite`].

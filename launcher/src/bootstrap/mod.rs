@@ -46,8 +46,9 @@ impl Boot {
 pub struct Node<'a> {
     /// The cluster.
     pub cluster: &'a ClusterRef,
-    /// The node's name.
-    pub name: &'a NodeName,
+    /// The node's name; absent where several are told the same, and the hub names
+    /// them by address.
+    pub name: Option<&'a NodeName>,
     /// Its role.
     pub role: Role,
     /// The hub's address as the node reaches it; a worker's only.
@@ -74,7 +75,7 @@ pub fn join_configuration(node: Node<'_>) -> Result<Secret, ApiError> {
         version: VERSION,
         cluster: node.cluster.id.clone(),
         cluster_name: node.cluster.name.clone(),
-        node: Some(node.name.clone()),
+        node: node.name.cloned(),
         role: node.role,
         hub: node.hub,
         listen: node.placement.listen,

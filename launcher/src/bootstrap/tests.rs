@@ -16,7 +16,7 @@ fn the_agent_reads_what_is_written_and_the_only_key_is_the_bootstrap_key() {
     let (bootstrap, _) = roots.bootstrap(Role::Worker, &name, now, life).unwrap();
     let text = join_configuration(Node {
         cluster: &cluster,
-        name: &name,
+        name: Some(&name),
         role: Role::Worker,
         hub: Some("10.0.0.2:8785".parse().unwrap()),
         placement: &Placement::default(),
@@ -90,7 +90,7 @@ fn boot_by(mirrors: &[&str], extra: &[&str], hub: bool) -> (Secret, Boot) {
     }
     let join = join_configuration(Node {
         cluster: &cluster,
-        name: &name,
+        name: Some(&name),
         role: Role::Worker,
         hub: Some("192.168.100.200:8785".parse().unwrap()),
         placement: &Placement::default(),

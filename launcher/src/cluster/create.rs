@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::access::{self, Access};
 use super::cause;
 use super::install::{Installation, patiently};
-use super::names::{scheduler_name, worker_name};
+use super::names::{batch_name, scheduler_name, worker_name};
 use super::own_address;
 use super::{Context, Observe, Step, Wanted};
 use crate::bootstrap::Node;
@@ -28,10 +28,11 @@ pub(super) struct Making {
 
 /// One node to be made.
 struct Planned {
-    name: NodeName,
     placement: Placement,
     machine: MachineSpec,
     serial: String,
+    /// Name of the batch that it is one of.
+    batch: Option<NodeName>,
 }
 
 /// Tags of a cluster's resources, DESIGN section 7.
@@ -109,7 +110,7 @@ impl Making {
         let (bootstrap, serial) = self.roots.bootstrap(role, &name, now, limits::BOOTSTRAP_LIFE)?;
         let node = Node {
             cluster,
-            name: &name,
+            name: Some(&name),
             role,
             hub,
             placement: &placement,
@@ -123,17 +124,44 @@ impl Making {
         tags.insert("herdsman-role".to_owned(), role.as_str().to_owned());
         tags.insert("herdsman-node".to_owned(), name.to_string());
         let machine = MachineSpec {
-            node: name.clone(),
+            node: name,
             role,
             user_data,
             tags,
         };
         Ok(Planned {
-            name,
             placement,
             machine,
             serial,
+            batch: None,
         })
+    }
+
+    /// Workers that are all told the same, as one call of the provider makes them.
+    fn plan_alike(&self, ctx: &Context, workers: u32, hub: SocketAddr) -> Result<Vec<Planned>, ApiError> {
+        let cluster = &self.record.cluster;
+        let now = Timestamp::now();
+        let label = batch_name(&cluster.name, 0).map_err(usage)?;
+        let (bootstrap, serial) = self
+            .roots
+            .bootstrap(Role::Worker, &label, now, limits::BOOTSTRAP_LIFE)?;
+        let alike = Alike {
+            cluster,
+            roots: &self.roots.pems,
+            tags: &self.record.tags,
+            hub,
+            bootstrap,
+            deadline: now.plus(limits::BOOTSTRAP_LIFE),
+        };
+        let names = (0..workers).map(|n| worker_name(&cluster.name, n).map_err(usage));
+        let specs = alike.specs(ctx, names.collect::<Result<_, _>>()?)?;
+        let planned = specs.into_iter().map(|machine| Planned {
+            placement: Placement::default(),
+            machine,
+            serial: serial.clone(),
+            batch: Some(label.clone()),
+        });
+        Ok(planned.collect())
     }
 
     /// Creates all machines. Where the scheduler's address is known before it
@@ -164,7 +192,10 @@ impl Making {
                 )
             })?;
         let hub = SocketAddr::new(address, limits::AGENT_PORT);
-        for number in 0..wanted.workers {
+        if alike(ctx, wanted.workers) {
+            first.extend(self.plan_alike(ctx, wanted.workers, hub)?);
+        }
+        for number in u32::try_from(first.iter().filter(|p| p.batch.is_some()).count()).unwrap_or(0)..wanted.workers {
             let name = worker_name(&cluster.name, number).map_err(usage)?;
             first.push(self.plan(ctx, wanted, name, Role::Worker, number + 1, Some(hub))?);
         }
@@ -189,8 +220,11 @@ impl Making {
         see: Observe<'_>,
     ) -> Result<Vec<(Machine, Expected)>, ApiError> {
         let specs: Vec<MachineSpec> = planned.iter().map(|p| p.machine.clone()).collect();
-        let expected = planned.iter().map(|p| (p.name.clone(), p.serial.clone()));
-        create(ctx, &self.record.cluster, &specs, expected.collect(), see).await
+        let invited = planned.iter().map(|p| Invited {
+            serial: p.serial.clone(),
+            batch: p.batch.clone(),
+        });
+        create(ctx, &self.record.cluster, &specs, invited.collect(), see).await
     }
 
     /// Waits for the hub's agent, signs its issuing certificates, and gives the
@@ -237,6 +271,60 @@ impl Making {
     }
 }
 
+/// What a new machine was invited with.
+#[derive(Clone, Debug)]
+pub(super) struct Invited {
+    /// Serial of its bootstrap certificate.
+    pub(super) serial: String,
+    /// Name of the batch that shares it.
+    pub(super) batch: Option<NodeName>,
+}
+
+/// Whether so many workers are told the same.
+pub(super) fn alike(ctx: &Context, workers: u32) -> bool {
+    workers > 1 && ctx.provider.cloud().is_some_and(|c| c.facts().shares_user_data)
+}
+
+/// What machines of one batch have in common.
+pub(super) struct Alike<'a> {
+    pub(super) cluster: &'a ClusterRef,
+    pub(super) roots: &'a herdsman_wire::join::Roots,
+    pub(super) tags: &'a Tags,
+    pub(super) hub: SocketAddr,
+    pub(super) bootstrap: herdsman_wire::join::Bootstrap,
+    pub(super) deadline: Timestamp,
+}
+
+impl Alike<'_> {
+    /// Their machines; names are wishes.
+    pub(super) fn specs(self, ctx: &Context, names: Vec<NodeName>) -> Result<Vec<MachineSpec>, ApiError> {
+        let node = Node {
+            cluster: self.cluster,
+            name: None,
+            role: Role::Worker,
+            hub: Some(self.hub),
+            placement: &Placement::default(),
+            roots: self.roots,
+            bootstrap: self.bootstrap,
+            deadline: self.deadline,
+            allow: &[],
+        };
+        let user_data = ctx.boot.user_data(node, ctx.provider.user_data_form())?;
+        let spec = |name: NodeName| {
+            let mut tags = self.tags.clone();
+            tags.insert("herdsman-role".to_owned(), Role::Worker.as_str().to_owned());
+            tags.insert("herdsman-node".to_owned(), name.to_string());
+            MachineSpec {
+                node: name,
+                role: Role::Worker,
+                user_data: user_data.clone(),
+                tags,
+            }
+        };
+        Ok(names.into_iter().map(spec).collect())
+    }
+}
+
 fn usage(e: herdsman_wire::name::NameError) -> ApiError {
     ApiError::new(Code::Usage, e.to_string()).with_hint("give the cluster a shorter name")
 }
@@ -247,7 +335,7 @@ pub(super) async fn create(
     ctx: &Context,
     cluster: &ClusterRef,
     specs: &[MachineSpec],
-    serials: Vec<(NodeName, String)>,
+    invited: Vec<Invited>,
     see: Observe<'_>,
 ) -> Result<Vec<(Machine, Expected)>, ApiError> {
     use herdsman_wire::report::{Phase, PhaseName, PhaseStatus};
@@ -281,12 +369,13 @@ pub(super) async fn create(
     let results = ctx.provider.create(cluster, specs, &tell).await;
     let mut made = Vec::new();
     let mut error = None;
-    for (result, (_, serial)) in results.into_iter().zip(serials) {
+    for (result, invited) in results.into_iter().zip(invited) {
         match result {
             Ok(machine) => {
                 let expected = Expected {
                     node: machine.node.clone(),
-                    serial,
+                    serial: invited.serial,
+                    batch: invited.batch,
                     address: machine.address,
                     any_address: machine.address.is_none() && ctx.provider.hides_addresses(),
                 };

@@ -60,6 +60,7 @@ pub async fn invite(
         nodes: vec![node],
         ttl_seconds: life.as_secs(),
         any_address: true,
+        uses: None,
     };
     let invited: Invited = access.link.post("/v1/invites", &request, SOON).await?;
     let invitation = invited
@@ -69,7 +70,7 @@ pub async fn invite(
         .ok_or_else(|| ApiError::new(Code::Protocol, "the hub invited nobody"))?;
     let told = Node {
         cluster,
-        name: &invitation.node,
+        name: Some(&invitation.node),
         role: Role::Worker,
         hub: Some((hub, limits::AGENT_PORT).into()),
         placement: &Placement::default(),

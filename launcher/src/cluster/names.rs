@@ -19,6 +19,15 @@ pub fn worker_name(cluster: &ClusterName, number: u32) -> Result<NodeName, NameE
     format!("{cluster}-w{number}").parse()
 }
 
+/// What machines that are told the same have in place of a name. `first` is the
+/// number of the first of them.
+///
+/// # Errors
+/// When the cluster's name is too long for it.
+pub(super) fn batch_name(cluster: &ClusterName, first: u32) -> Result<NodeName, NameError> {
+    format!("{cluster}-batch-{first}").parse()
+}
+
 /// The number in a worker's name.
 pub(super) fn number_of(cluster: &ClusterName, node: &NodeName) -> Option<u32> {
     let rest = node.as_str().strip_prefix(cluster.as_str())?;

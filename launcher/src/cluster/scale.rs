@@ -9,7 +9,8 @@ use herdsman_wire::{ApiError, ClusterName, Code, NodeName, Role, limits};
 use tokio::time::Instant;
 
 use super::access::{Access, open, scheduler};
-use super::names::{next_number, worker_name};
+use super::create::{self, Alike};
+use super::names::{batch_name, next_number, worker_name};
 use super::watch::{self, Goal};
 use super::{Context, Observe, Step, ready_workers};
 use crate::bootstrap::Node;
@@ -142,19 +143,47 @@ async fn grow(
         .map(|n| worker_name(&cluster.name, n))
         .collect::<Result<_, _>>()
         .map_err(|e| ApiError::new(Code::Usage, e.to_string()))?;
+    let alike = super::create::alike(ctx, more);
     let invite = Invite {
-        nodes: names.clone(),
+        nodes: if alike {
+            let label = batch_name(&cluster.name, first);
+            vec![label.map_err(|e| ApiError::new(Code::Usage, e.to_string()))?]
+        } else {
+            names.clone()
+        },
         ttl_seconds: limits::BOOTSTRAP_LIFE.as_secs(),
         any_address: false,
+        uses: alike.then_some(more),
     };
-    let invited: Invited = access.link.post("/v1/invites", &invite, SOON).await?;
+    let mut invited: Invited = access.link.post("/v1/invites", &invite, SOON).await?;
     let mut specs = Vec::new();
     let mut serials = Vec::new();
+    if alike && let Some(shared) = invited.invites.pop() {
+        let alike = Alike {
+            cluster,
+            roots: &access.record.roots,
+            tags: &access.record.tags,
+            hub: (hub, limits::AGENT_PORT).into(),
+            bootstrap: Bootstrap {
+                certificate: shared.certificate,
+                key: shared.key,
+            },
+            deadline: shared.not_after,
+        };
+        specs = alike.specs(ctx, names.clone())?;
+        serials = vec![
+            create::Invited {
+                serial: shared.serial,
+                batch: Some(shared.node),
+            };
+            specs.len()
+        ];
+    }
     for (invitation, number) in invited.invites.into_iter().zip(first..) {
         let placement = ctx.provider.place(cluster, &invitation.node, number + 1)?;
         let node = Node {
             cluster,
-            name: &invitation.node,
+            name: Some(&invitation.node),
             role: Role::Worker,
             hub: Some((hub, limits::AGENT_PORT).into()),
             placement: &placement,
@@ -170,7 +199,10 @@ async fn grow(
         let mut tags = access.record.tags.clone();
         tags.insert("herdsman-role".to_owned(), Role::Worker.as_str().to_owned());
         tags.insert("herdsman-node".to_owned(), invitation.node.to_string());
-        serials.push((invitation.node.clone(), invitation.serial));
+        serials.push(create::Invited {
+            serial: invitation.serial,
+            batch: None,
+        });
         specs.push(MachineSpec {
             node: invitation.node,
             role: Role::Worker,
@@ -179,25 +211,27 @@ async fn grow(
         });
     }
     let attempt = async {
-        let made = super::create::create(ctx, cluster, &specs, serials, see).await?;
+        let made = create::create(ctx, cluster, &specs, serials, see).await?;
         let (machines, expected): (Vec<Machine>, Vec<_>) = made.into_iter().unzip();
+        let added: Vec<NodeName> = machines.iter().map(|m| m.node.clone()).collect();
         let _: Done = access
             .link
             .post("/v1/expect", &Expect { nodes: expected }, SOON)
             .await?;
         let goal = Goal {
             workers: total,
-            nodes: names.iter().cloned().collect::<BTreeSet<_>>(),
+            nodes: added.iter().cloned().collect::<BTreeSet<_>>(),
             wanted: total,
             after: status.events,
         };
-        watch::wait(ctx, &access.link, &machines, &goal, until, see).await
+        let status = watch::wait(ctx, &access.link, &machines, &goal, until, see).await?;
+        Ok::<_, ApiError>((added, status))
     };
     match attempt.await {
-        Ok(status) => {
+        Ok((added, status)) => {
             watch::enrolled(ctx, cluster, Some(&status));
             Ok(ScaleReport {
-                added: names,
+                added,
                 removed: Vec::new(),
                 kept: Vec::new(),
                 status,
@@ -206,7 +240,13 @@ async fn grow(
         Err(mut e) => {
             let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
             let fine = |n: &NodeName| status.nodes.iter().any(|s| s.name == *n && s.state == NodeState::Ready);
-            let failed: Vec<NodeName> = names.into_iter().filter(|n| !fine(n)).collect();
+            // Machines of a batch have other names than they were to have.
+            let now = ctx.provider.list(Some(&cluster.name)).await?;
+            let new = now.into_iter().filter(|m| machines.iter().all(|old| old.id != m.id));
+            let mut failed: Vec<NodeName> = names.into_iter().chain(new.map(|m| m.node)).collect();
+            failed.sort();
+            failed.dedup();
+            failed.retain(|n| !fine(n));
             match remove(ctx, access, &failed, "did not start").await {
                 Ok(left) if left.is_empty() => {
                     // The logs of what is deleted are gone as well.

@@ -67,7 +67,7 @@ impl Hub {
             let (bootstrap, serial) = roots.bootstrap(role, name, now, limits::BOOTSTRAP_LIFE)?;
             let text = join_configuration(Node {
                 cluster: &cluster,
-                name,
+                name: Some(name),
                 role,
                 hub: (role == Role::Worker).then_some(listen),
                 placement,
@@ -89,6 +89,7 @@ impl Hub {
                 serial,
                 address: Some(address(n)),
                 any_address: false,
+                batch: None,
             });
         }
         let name: NodeName = "load-scheduler".parse()?;

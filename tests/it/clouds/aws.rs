@@ -9,7 +9,7 @@ use herdsman_tests::home::{Home, Ran};
 use serde_json::{Value, json};
 
 /// An account that exists nowhere.
-const KEYS: [(&str, &str); 3] = [
+pub(super) const KEYS: [(&str, &str); 3] = [
     ("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
     ("AWS_SECRET_ACCESS_KEY", "not-a-secret"),
     ("AWS_REGION", "us-east-1"),
@@ -17,22 +17,19 @@ const KEYS: [(&str, &str); 3] = [
 
 /// Machines that never boot: what counts is what was asked for. The agent's address
 /// leads nowhere, and nobody goes there.
-const UP: [&str; 13] = [
+const UP: [&str; 8] = [
     "up",
     "demo",
     "-y",
     "-q",
-    // The emulator is slow with long lists of types.
-    "--type",
-    "t3.large",
-    "--scheduler-type",
-    "t3.medium",
     "--start-timeout",
     "1s",
     "--set",
     "agent.url=https://agents.example/{arch}",
-    "--keep-failed",
 ];
+/// The emulator is slow with long lists of types.
+const TYPES: [&str; 4] = ["--type", "t3.large", "--scheduler-type", "t3.medium"];
+const KEEP: [&str; 1] = ["--keep-failed"];
 
 struct Account {
     home: Home,
@@ -83,7 +80,8 @@ impl Account {
 
     /// `up` of machines that never boot, with more arguments.
     fn up(&self, more: &[&str]) -> Result<Ran> {
-        self.run(&[&UP[..], more].concat())
+        let types = if more.contains(&"--type") { &[][..] } else { &TYPES };
+        self.run(&[&UP[..], types, &KEEP, more].concat())
     }
 
     /// What there is in the account.
@@ -165,7 +163,7 @@ fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Resul
 #[test]
 fn a_launcher_that_dies_after_any_call_leaves_nothing_that_cannot_be_found() -> Result<()> {
     let Some(account) = Account::new()? else { return Ok(()) };
-    let up = [&UP[..], &["--workers", "2"]].concat();
+    let up = [&UP[..], &TYPES, &KEEP, &["--workers", "2"]].concat();
     let mut calls = 0;
     for nth in 1.. {
         if !killed_after(account.emulator, &mut account.command(&up)?, nth)? {
@@ -255,7 +253,7 @@ fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
     account
         .emulator
         .faults(&[none_left(json!({"where": {"market": "spot"}, "times": 1000}))])?;
-    let ran = account.run(&[&UP[..12], &["--workers", "1", "--type", "m5.large", "--spot", "only"]].concat())?;
+    let ran = account.run(&[&UP[..], &["--workers", "1", "--type", "m5.large", "--spot", "only"]].concat())?;
     ensure!(
         ran.code == 5 && ran.err.contains("E-CAPACITY"),
         "{} {}",
@@ -274,7 +272,7 @@ fn errors_have_codes_and_something_to_try() -> Result<()> {
     let fails = |fault: Value, code: &str, exit: i32, words: &str| -> Result<()> {
         account.emulator.reset()?;
         account.emulator.faults(&[fault])?;
-        let ran = account.run(&[&UP[..12], &["--workers", "1"]].concat())?;
+        let ran = account.run(&[&UP[..], &TYPES, &["--workers", "1"]].concat())?;
         ensure!(
             ran.err.contains(code) && ran.code == exit && ran.err.contains(words) && ran.err.contains("try:"),
             "{code} {exit} {words}: {} {}",

@@ -2,3 +2,4 @@
 //! looks at them is the vendor's own model.
 
 mod aws;
+mod lab;

@@ -39,7 +39,7 @@ pub fn join(
     };
     let text = join_configuration(Node {
         cluster,
-        name,
+        name: Some(name),
         role,
         hub,
         placement: &placement,
