@@ -18,6 +18,7 @@ import time
 import urllib.parse
 import uuid
 from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from emulator import Cloud, Reply, Request, serve
@@ -25,6 +26,8 @@ from openstack_model import Model
 
 REGIONS = ("RegionOne", "RegionTwo")
 OLDEST, NEWEST = (2, 1), (2, 96)
+# Versions of the metadata service.
+METADATA = ("2012-08-10", "2013-04-04", "2013-10-17", "2015-10-15", "2016-06-30", "2016-10-06", "2017-02-22", "2018-08-27")
 
 # name: (id, vcpus, MiB, GiB, extra specs)
 FLAVORS = {
@@ -37,6 +40,9 @@ FLAVORS = {
     "g1.large": ("6", 8, 32768, 160, {"pci_passthrough:alias": "a100:1"}),
     "a1.large": ("7", 4, 8192, 80, {"trait:HW_ARCH_AARCH64": "required"}),
 }
+
+
+DOMAIN = {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, "domain")).replace("-", ""), "name": "Default"}
 
 
 def now() -> str:
@@ -139,7 +145,9 @@ class OpenStack(Cloud):
         self.newest = NEWEST
         self.life = 3600.0
         self.stuck = False
-        self.addresses: list = []
+        # Addresses by a machine's name, where a test has its own.
+        self.addresses: dict = {}
+        self.asked: list = []
 
     # Reading
 
@@ -310,11 +318,11 @@ class OpenStack(Cloud):
         stamp = "%Y-%m-%dT%H:%M:%S.%fZ"
         token = {
             "methods": [method],
-            "user": {"id": user, "name": "ann", "domain": {"id": "default", "name": "Default"}},
+            "user": {"id": user, "name": "ann", "domain": DOMAIN},
             "audit_ids": [uuid.uuid4().hex[:22]],
             "expires_at": end.strftime(stamp),
             "issued_at": datetime.now(timezone.utc).strftime(stamp),
-            "project": {"id": project, "name": "geo", "domain": {"id": "default", "name": "Default"}},
+            "project": {"id": project, "name": "geo", "domain": DOMAIN},
             "is_domain": False,
             "roles": [{"id": ident(r).replace("-", ""), "name": r} for r in roles],
             "catalog": catalog,
@@ -378,6 +386,9 @@ class OpenStack(Cloud):
             port = asked.get("port")
             if port is None:
                 port = self.make_port(region, asked["uuid"], None, server["groups"], "", "")
+                address = self.addresses.get(server["asked"]["name"])
+                if address:
+                    region.ports[port]["address"] = address
                 region.ports[port]["of_nova"] = True
             region.ports[port] |= {"device_id": server["id"], "device_owner": "compute:nova"}
             server["ports"].append(port)
@@ -388,11 +399,7 @@ class OpenStack(Cloud):
                 409, "IpAddressGenerationFailure", f"No more IP addresses available on network {network}."
             )
         cidr = region.subnets[subnet]["cidr"] if subnet else region.networks[network]["cidr"]
-        # A test may have machines at addresses of its own.
-        if self.addresses:
-            address = self.addresses.pop(0)
-        else:
-            address = str(ipaddress.ip_network(cidr)[region.next])
+        address = str(ipaddress.ip_network(cidr)[region.next])
         region.next += 1
         port = str(uuid.uuid4())
         region.ports[port] = {
@@ -954,7 +961,11 @@ class OpenStack(Cloud):
                 }
                 region.subnets = {ident("p"): {"name": "p", "network": ident("provider"), "cidr": given}}
             elif path == "/_/addresses":
-                self.addresses = list(given)
+                self.addresses = dict(given)
+            elif path == "/_/metadata":
+                self.serve_metadata(given["address"], given["port"])
+            elif path == "/_/asked-by-machines":
+                return self.asked
             elif path == "/_/build":
                 self.build = float(given)
             elif path == "/_/lag":
@@ -998,6 +1009,69 @@ class OpenStack(Cloud):
             out["floating"] += list(region.floating.values())
             out["server_groups"] += list(region.server_groups.values())
         return out
+
+
+    # What machines ask: Nova's documentation, "Metadata".
+
+    def serve_metadata(self, address: str, port: int) -> None:
+        cloud = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                found = cloud.metadata(self.client_address[0], self.path)
+                cloud.asked.append([self.client_address[0], self.path, 404 if found is None else 200])
+                self.send_response(404 if found is None else 200)
+                body = b"" if found is None else found
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        server = ThreadingHTTPServer((address, port), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def metadata(self, client: str, path: str) -> bytes | None:
+        """Whoever asks is known by the address that it asks from."""
+        with self.lock:
+            region = self.regions["RegionOne"]
+            ports = {p["device_id"] for p in region.ports.values() if p["address"] == client}
+            server = next((s for s in region.servers.values() if s["id"] in ports), None)
+        parts = [p for p in path.split("/") if p]
+        if server is None or parts[:1] != ["openstack"]:
+            return None
+        if len(parts) == 1:
+            return "\n".join([*METADATA, "latest"]).encode()
+        if parts[1] not in (*METADATA, "latest"):
+            return None
+        asked = server["asked"]
+        if len(parts) == 2:
+            return b"meta_data.json\nuser_data\nnetwork_data.json\nvendor_data.json"
+        match parts[2]:
+            case "meta_data.json":
+                document = {
+                    "uuid": server["id"],
+                    "name": asked["name"],
+                    "hostname": asked["name"],
+                    "availability_zone": server["zone"],
+                    "launch_index": 0,
+                    "project_id": ident("geo").replace("-", ""),
+                    "meta": asked.get("metadata", {}),
+                    "devices": [],
+                    "random_seed": base64.b64encode(uuid.uuid4().bytes * 32).decode(),
+                }
+                return json.dumps(document).encode()
+            case "user_data":
+                return base64.b64decode(asked["user_data"]) if "user_data" in asked else None
+            case "network_data.json":
+                return json.dumps({"links": [], "networks": [], "services": []}).encode()
+            case "vendor_data.json" | "vendor_data2.json":
+                return b"{}"
+        return None
 
 
 if __name__ == "__main__":

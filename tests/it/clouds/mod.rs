@@ -3,3 +3,5 @@
 
 mod aws;
 mod lab;
+mod openstack;
+mod openstack_lab;

@@ -77,9 +77,16 @@ pub(super) struct Service {
 #[serde(default)]
 pub(super) struct Endpoint {
     pub(super) interface: String,
-    #[serde(alias = "region_id")]
-    pub(super) region: Option<String>,
+    /// Keystone gives both, of which the first is the older.
+    region: Option<String>,
+    region_id: Option<String>,
     pub(super) url: String,
+}
+
+impl Endpoint {
+    pub(super) fn region(&self) -> &str {
+        self.region_id.as_ref().or(self.region.as_ref()).map_or("", |r| r)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -195,7 +195,7 @@ impl Api {
         let mut there: Vec<(&str, &str)> = of_service
             .flat_map(|s| &s.endpoints)
             .filter(|e| e.interface == self.interface)
-            .map(|e| (e.region.as_deref().unwrap_or_default(), e.url.as_str()))
+            .map(|e| (e.region(), e.url.as_str()))
             .collect();
         there.sort_unstable();
         there.dedup_by_key(|(region, _)| *region);
@@ -397,7 +397,7 @@ mod tests {
             {"type": "compute", "endpoints": [
                 {"interface": "internal", "region": "a", "url": "https://inside"},
                 {"interface": "public", "region": "a", "url": "https://a"},
-                {"interface": "public", "region_id": "b", "url": "https://b"},
+                {"interface": "public", "region": "b", "region_id": "b", "url": "https://b"},
             ]},
             {"type": "image", "endpoints": [{"interface": "public", "region": "a", "url": "https://i"}]},
         ]}))
