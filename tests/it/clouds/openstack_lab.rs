@@ -25,12 +25,14 @@ with Client() as c:
     print(len(c.scheduler_info()['workers']))
 ";
 
-/// cloud-init's services see a firmware of their own, and no sign of a container.
+/// cloud-init's services see a firmware of their own, and no sign of a container. There is
+/// no DHCP server here, for whose answer they would wait.
 const FIRMWARE: &str = "[Service]
 TemporaryFileSystem=/sys/class/dmi
 BindReadOnlyPaths=/opt/dmi:/sys/class/dmi/id
 BindReadOnlyPaths=/dev/null:/proc/1/environ
 BindReadOnlyPaths=/bin/false:/usr/bin/systemd-detect-virt
+BindReadOnlyPaths=/dev/null:/usr/sbin/dhclient
 ";
 
 fn setup(address: &str) -> Setup {

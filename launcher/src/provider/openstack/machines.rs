@@ -12,7 +12,7 @@ use super::super::cloud::http::query;
 use super::super::cloud::{Made, error, labels};
 use super::super::{ClusterRef, Hardware, Machine, MachineSpec, ProviderError};
 use super::answers::{Console, OneServer, Server};
-use super::api::Service;
+use super::api::{Service, WITH_TAGS};
 use super::catalogue::{Chosen, Kind};
 use super::launch::{BY_FLOATING, Launch, OURS, REACH, tag_of};
 use super::network::Net;
@@ -272,33 +272,31 @@ impl OpenStack {
                 version: self.api.version(),
             };
             let body = launch.body(&self.settings);
-            let mut until = patience::lost();
+            let mut asked = 0;
             loop {
                 let made: Result<OneServer, _> = self
                     .api
                     .post(Service::Compute, "create server", "/servers", &body)
                     .await;
-                let e = match made {
+                asked += 1;
+                match made {
                     Ok(made) => return Ok(made.server.id),
-                    Err(e) if until.is_over() => return Err(e),
-                    Err(e) => e,
-                };
-                // A group that was made a moment ago may not be known everywhere yet.
-                let early = e.code == Code::Usage && e.message.contains("Security group");
-                if !early && !failure::is_lost(&e) {
-                    return Err(e);
+                    // A group that was made a moment ago may not be known everywhere yet.
+                    Err(e)
+                        if asked < patience::ASKED
+                            && (failure::is_lost(&e)
+                                || e.code == Code::Usage && e.message.contains("Security group")) =>
+                    {
+                        tracing::debug!("looked for, as the answer was lost: {}", e.message);
+                    }
+                    Err(e) => return Err(e),
                 }
-                tracing::debug!("looked for, as the answer was lost: {}", e.message);
-                until.pause().await;
-                let there = self.servers(Some(site.cluster.name.as_str())).await?;
-                let same = |s: &&Server| {
-                    s.metadata.get(labels::ID).map(String::as_str) == Some(site.cluster.id.as_str())
-                        && s.metadata.get(labels::NODE).map(String::as_str) == Some(spec.node.as_str())
-                        && s.task_state.as_deref() != Some("deleting")
-                        && s.status != "ERROR"
-                };
-                if let Some(server) = there.iter().find(same) {
-                    return Ok(server.id.clone());
+                let mut until = patience::lost();
+                while !until.is_over() {
+                    until.pause().await;
+                    if let Some(id) = self.made(site.cluster, &spec).await? {
+                        return Ok(id);
+                    }
                 }
             }
         };
@@ -311,12 +309,34 @@ impl OpenStack {
         }
     }
 
+    /// The server of a machine, where a call made it whose answer was lost.
+    async fn made(&self, cluster: &ClusterRef, spec: &MachineSpec) -> Result<Option<String>, ProviderError> {
+        let there = self.servers(Some(cluster.name.as_str())).await?;
+        let same = |s: &&Server| {
+            s.metadata.get(labels::ID).map(String::as_str) == Some(cluster.id.as_str())
+                && s.metadata.get(labels::NODE).map(String::as_str) == Some(spec.node.as_str())
+                && s.task_state.as_deref() != Some("deleting")
+                && s.status != "ERROR"
+        };
+        Ok(there.iter().find(same).map(|s| s.id.clone()))
+    }
+
     /// Servers of one cluster, or of all that are ours.
     pub(super) async fn servers(&self, cluster: Option<&str>) -> Result<Vec<Server>, ProviderError> {
         let tag = cluster.map_or_else(|| OURS.to_owned(), tag_of);
-        let path = format!("/servers/detail{}", query(&[("tags", tag.as_str())]));
-        let mut all: Vec<Server> = self.api.list(Service::Compute, &path, "servers").await?;
-        // An old Nova takes no notice of tags, and a long name is cut in them.
+        let path = |version: u32| match version {
+            WITH_TAGS.. => format!("/servers/detail{}", query(&[("tags", tag.as_str())])),
+            // There the servers that we make have no tags.
+            _ => "/servers/detail".to_owned(),
+        };
+        let asked = path(self.api.version());
+        let mut all: Vec<Server> = self.api.list(Service::Compute, &asked, "servers").await?;
+        // The first call may find out that Nova is an old one.
+        let now = path(self.api.version());
+        if now != asked {
+            all = self.api.list(Service::Compute, &now, "servers").await?;
+        }
+        // A long name is cut in tags.
         all.retain(|s| {
             let of = s.metadata.get(labels::CLUSTER);
             of.is_some_and(|of| cluster.is_none_or(|c| of == c)) && !GONE.contains(&s.status.as_str())

@@ -25,6 +25,7 @@ mod removal;
 mod settings;
 
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::LocalBoxFuture;
@@ -47,6 +48,8 @@ pub struct OpenStack {
     flavors: OnceCell<Vec<answers::Flavor>>,
     /// Where machines of a cluster go, so that it is looked up once.
     nets: Mutex<Vec<(ClusterId, network::Net)>>,
+    /// Whether a machine could not be deleted: what it holds need not be waited for.
+    stuck: AtomicBool,
 }
 
 impl OpenStack {
@@ -63,6 +66,7 @@ impl OpenStack {
             image: OnceCell::new(),
             flavors: OnceCell::new(),
             nets: Mutex::default(),
+            stuck: AtomicBool::new(false),
         })
     }
 

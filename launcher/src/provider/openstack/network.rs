@@ -159,21 +159,26 @@ impl OpenStack {
             return Ok(group.clone());
         }
         let body = json!({"security_group": {"name": name, "description": describe::line(tags)}});
-        let mut until = patience::lost();
+        let mut asked = 0;
         loop {
             let made: Result<OneGroup, _> = self
                 .api
                 .post(Service::Network, "create security group", "/security-groups", &body)
                 .await;
-            let lost = match made {
+            asked += 1;
+            match made {
                 Ok(made) => return Ok(made.security_group),
-                Err(e) if failure::is_lost(&e) && !until.is_over() => e,
+                Err(e) if failure::is_lost(&e) && asked < patience::ASKED => {
+                    tracing::debug!("looked for, as the answer was lost: {}", e.message);
+                }
                 Err(e) => return Err(e),
-            };
-            tracing::debug!("looked for, as the answer was lost: {}", lost.message);
-            until.pause().await;
-            if let Some(group) = self.groups_named(&[name]).await?.into_iter().next() {
-                return Ok(group);
+            }
+            let mut until = patience::lost();
+            while !until.is_over() {
+                until.pause().await;
+                if let Some(group) = self.groups_named(&[name]).await?.into_iter().next() {
+                    return Ok(group);
+                }
             }
         }
     }
@@ -197,7 +202,7 @@ impl OpenStack {
 
     async fn rule(&self, rule: Value) -> Result<(), ProviderError> {
         let body = json!({"security_group_rule": rule});
-        let mut until = patience::lost();
+        let mut until = patience::short();
         loop {
             let made: Result<Value, _> = self
                 .api

@@ -23,11 +23,13 @@ pub(super) fn long() -> Patience {
     Patience::within(Duration::from_secs(300), Duration::from_secs(3))
 }
 
-/// For a call whose answer was lost: what it made is in the vendor's database before it
-/// answers, but a slow call may still be on its way.
+/// For what a call made whose answer was lost, to be seen.
 pub(super) fn lost() -> Patience {
-    Patience::within(Duration::from_secs(15), Duration::from_secs(3))
+    Patience::within(Duration::from_secs(6), Duration::from_secs(2))
 }
+
+/// How often something is asked for whose answers are lost, and which is not seen.
+pub(super) const ASKED: u32 = 3;
 
 impl Patience {
     fn within(whole: Duration, longest: Duration) -> Self {

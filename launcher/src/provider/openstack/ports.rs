@@ -40,20 +40,25 @@ impl OpenStack {
     }
 
     async fn port(&self, body: &serde_json::Value, spec: &MachineSpec) -> Result<String, ProviderError> {
-        let mut until = patience::lost();
+        let mut asked = 0;
         loop {
             let made: Result<OnePort, _> = self.api.post(Service::Network, "create port", "/ports", body).await;
+            asked += 1;
             match made {
                 Ok(made) => return Ok(made.port.id),
-                Err(e) if failure::is_lost(&e) && !until.is_over() => until.pause().await,
+                Err(e) if failure::is_lost(&e) && asked < patience::ASKED => {}
                 Err(e) => return Err(e),
             }
             // Perhaps it was made, and the answer lost.
             let path = format!("/ports{}", query(&[("name", spec.node.as_str())]));
-            let there: Vec<Port> = self.api.list(Service::Network, &path, "ports").await?;
             let line = describe::line(&spec.tags);
-            if let Some(port) = there.into_iter().find(|p| p.description.as_ref() == Some(&line)) {
-                return Ok(port.id);
+            let mut until = patience::lost();
+            while !until.is_over() {
+                until.pause().await;
+                let there: Vec<Port> = self.api.list(Service::Network, &path, "ports").await?;
+                if let Some(port) = there.into_iter().find(|p| p.description.as_ref() == Some(&line)) {
+                    return Ok(port.id);
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Deleting, and what is left to be deleted.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::future::join_all;
 use herdsman_wire::{ClusterId, Code};
 
@@ -61,6 +63,7 @@ impl OpenStack {
             }
         }
         self.wait_until_gone(waiting, &mut report).await;
+        self.stuck.store(!report.left.is_empty(), Ordering::Relaxed);
         let ports = machines.iter().filter_map(|m| m.tags.get(PORT));
         for (id, outcome) in join_all(ports.map(|id| async move { (id, self.delete_port(id).await) })).await {
             if let Err(e) = outcome {
@@ -189,9 +192,10 @@ impl OpenStack {
         let call = format!("delete {kind}");
         let mut until = patience::long();
         let outcome = loop {
+            let stuck = self.stuck.load(Ordering::Relaxed);
             match self.api.delete(service, &call, &path).await {
                 // Its last machine is on its way out.
-                Err(e) if e.code == Code::Conflict && !until.is_over() => until.pause().await,
+                Err(e) if e.code == Code::Conflict && !stuck && !until.is_over() => until.pause().await,
                 other => break other,
             }
         };
