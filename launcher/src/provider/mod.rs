@@ -24,6 +24,7 @@ pub mod gcp;
 pub mod hetzner;
 pub mod local;
 pub mod manual;
+pub mod openstack;
 pub mod qemu;
 mod route;
 mod token;

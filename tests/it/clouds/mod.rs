@@ -8,4 +8,6 @@ mod gcp_lab;
 mod hetzner;
 mod lab;
 mod native;
+mod openstack;
+mod openstack_lab;
 mod plain;

@@ -11,6 +11,7 @@ pub const CLOUDS: &[ProviderName] = &[
     ProviderName::DigitalOcean,
     ProviderName::Gcp,
     ProviderName::Hetzner,
+    ProviderName::OpenStack,
 ];
 
 /// A cloud with these settings. No call is made yet, and credentials are not
@@ -24,6 +25,7 @@ pub fn open(name: ProviderName, common: Common) -> Result<Box<dyn Cloud>, Provid
         ProviderName::Gcp => Ok(Box::new(super::super::gcp::Gcp::new(common)?)),
         ProviderName::DigitalOcean => Ok(Box::new(super::super::digitalocean::DigitalOcean::new(common)?)),
         ProviderName::Hetzner => Ok(Box::new(super::super::hetzner::Hetzner::new(common)?)),
+        ProviderName::OpenStack => Ok(Box::new(super::super::openstack::OpenStack::new(common)?)),
         other => Err(error(
             Code::Usage,
             format!("provider `{other}` is not part of this release yet"),
