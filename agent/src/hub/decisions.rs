@@ -161,10 +161,12 @@ impl Registry {
                     format!("{from} is the address of no node of this batch"),
                 ),
                 incident: Some("wrong-address"),
+                node: None,
             }),
             Some(Use::WrongName) => Err(Refusal {
                 error: ApiError::new(Code::EnrolUnexpected, "the hub does not expect this node"),
                 incident: Some("wrong-name"),
+                node: None,
             }),
         }
     }
