@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Some("firewall") => firewall::cli::main(args),
         Some("keep") => keeper::main(args),
         Some(exec_child::SUBCOMMAND) => exec_child::run(),
+        Some(source::seed::SUBCOMMAND) => source::seed::main(),
         Some("version" | "--version" | "-V") => say(&format!(
             "herdsman-agent {} (protocol {})\n",
             env!("CARGO_PKG_VERSION"),

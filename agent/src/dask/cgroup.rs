@@ -64,6 +64,25 @@ pub fn prepare(group: &Group) -> Result<(), ApiError> {
     std::fs::write(&file, limit).map_err(|e| io_error("write", &file, &e))
 }
 
+/// Kept of a machine's memory for all but Dask and the agent, bytes: a stock system's
+/// kernel and services need about half of it.
+const ROOM: u64 = 256 << 20;
+
+/// Lowers the limit of the agent's own group, above this one of Dask's, until the rest
+/// of the machine has its room: the unit's limit is a share, which is too little of a
+/// small machine. There the kernel would throw out the programs that run, and the
+/// machine stand still for minutes, before it killed anything.
+///
+/// `total` is the machine's memory in bytes. Gives a new limit. A group without any
+/// limit is somebody else's, or was meant so.
+#[must_use]
+pub fn leave_room(path: &Path, total: u64) -> Option<u64> {
+    let file = path.parent()?.join("memory.max");
+    let now: u64 = std::fs::read_to_string(&file).ok()?.trim().parse().ok()?;
+    let wanted = total - ROOM.min(total / 4);
+    (now > wanted && std::fs::write(&file, wanted.to_string()).is_ok()).then_some(wanted)
+}
+
 /// Ids of the processes in a group and below it.
 #[must_use]
 pub fn members(path: &Path) -> Vec<u32> {
@@ -142,6 +161,27 @@ mod tests {
         assert_eq!(oom_kills(&dir.path().join("sub")), 1);
         assert!(!kill(dir.path()));
         assert!(members(&dir.path().join("gone")).is_empty());
+    }
+
+    #[test]
+    fn small_machines_keep_room_for_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let (group, file) = (dir.path().join("dask"), dir.path().join("memory.max"));
+        let gib = 1 << 30;
+        assert_eq!(leave_room(&group, gib), None);
+        for (before, total, after) in [
+            ("2040109466\n", 2 * gib, Some(2 * gib - ROOM)),
+            ("499289948\n", gib / 2, Some(gib / 8 * 3)),
+            // A large machine's share is more, and a tighter limit stays.
+            ("65283502899\n", 64 * gib, None),
+            ("1000000\n", 2 * gib, None),
+            ("max\n", 2 * gib, None),
+        ] {
+            std::fs::write(&file, before).unwrap();
+            assert_eq!(leave_room(&group, total), after, "{before}");
+            let expected = after.map_or_else(|| before.to_owned(), |n| n.to_string());
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use herdsman_wire::{ApiError, Code};
 
-use crate::dask::cgroup::oom_kills;
+use crate::dask::cgroup::{leave_room, oom_kills};
 use crate::dask::spec::Group;
+use crate::health::parse::kib_field;
 
 /// Counts what is killed in Dask's control group.
 #[derive(Debug)]
@@ -14,7 +15,20 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Starts to count; first makes sure of what the rest of the machine needs.
     pub(super) fn new(group: Option<&Group>) -> Self {
+        let total = std::fs::read_to_string("/proc/meminfo")
+            .ok()
+            .and_then(|text| kib_field(&text, "MemTotal"));
+        if let (Some(group), Some(total)) = (group, total)
+            && let Some(limit) = leave_room(&group.path, total)
+        {
+            tracing::info!(
+                "Dask and the agent may use {} of {} MiB, the rest is the machine's own",
+                limit >> 20,
+                total >> 20
+            );
+        }
         let now = count(group);
         Self { before: now, seen: now }
     }

@@ -28,6 +28,7 @@ mod tests {
     fn the_unit_starts_the_program_and_spares_dask() {
         for line in [
             &format!("ExecStart={PROGRAM} run"),
+            &format!("ExecStartPre=+-{PROGRAM} {}", crate::source::seed::SUBCOMMAND),
             "KillMode=process",
             "Delegate=yes",
             "NoNewPrivileges=yes",

@@ -19,8 +19,10 @@ const FOLDERS: [&str; 3] = [
     "var/lib/cloud/seed/nocloud-net",
     "writable/system-data/var/lib/cloud/seed/nocloud-net",
 ];
+/// What is read of a drive.
+pub(super) const DRIVE: [&str; 1] = ["user-data"];
 /// cloud-init takes the label in either case.
-const LABELS: [&str; 2] = ["cidata", "CIDATA"];
+pub(super) const LABELS: [&str; 2] = ["cidata", "CIDATA"];
 
 /// Where a join configuration may be.
 ///
@@ -35,7 +37,7 @@ pub async fn texts(root: &Path, dmi: &Dmi, pace: Pace) -> Result<Vec<Text>, ApiE
         }
     }
     if let Some(drive) = Drive::labelled(root, &LABELS)?
-        && let Some(content) = drive.file("user-data")?
+        && let Some(content) = drive.file(DRIVE[0])?
     {
         found.push(Text::new("user-data of the drive `cidata`", content));
     }

@@ -15,6 +15,8 @@ use super::{Text, tags};
 
 const USER_DATA: &str = "openstack/latest/user_data";
 const META_DATA: &str = "openstack/latest/meta_data.json";
+/// What is read of a config drive.
+pub(super) const DRIVE: [&str; 2] = [USER_DATA, META_DATA];
 /// Label of a config drive.
 pub const LABEL: &str = "config-2";
 

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use herdsman::bootstrap::{JOIN_BEGIN, JOIN_END};
-use herdsman_tests::machines::cluster::{NAME, SCHEDULER, static_agent};
-use herdsman_tests::machines::disk::built;
+use herdsman_tests::machines::bake::installed;
+use herdsman_tests::machines::cluster::{NAME, SCHEDULER};
 use herdsman_tests::machines::{Cluster, LONG, Setup, available};
 use herdsman_wire::Timestamp;
 use herdsman_wire::limits::BOOTSTRAP_LIFE;
@@ -68,7 +68,7 @@ fn ours(mut site: Site, in_image: bool) -> Result<Milestones> {
         environment = "image";
         cluster.configure(&format!("[env]\nimage_python = \"{ENVIRONMENT}/bin/python\"\n"))?;
         setup.folders = vec![(bake_environment(cluster)?, ENVIRONMENT.into())];
-        setup.trees = vec![bake_agent(cluster)?];
+        setup.trees = vec![installed(cluster.laptop.home.path())?];
     }
     let within = format!("{}s", WITHIN.as_secs());
     let mut going = cluster.start(&[
@@ -201,26 +201,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     let done = Command::new("cp").arg("-aLT").arg(from).arg(to).status()?;
     ensure!(done.success(), "cannot copy {}", from.display());
     Ok(())
-}
-
-/// What `herdsman-agent install --root` adds to an image.
-fn bake_agent(cluster: &Cluster) -> Result<PathBuf> {
-    let tree = cluster.laptop.home.path().join("baked-agent");
-    let etc = tree.join("etc");
-    std::fs::create_dir_all(&etc)?;
-    for file in ["passwd", "group", "shadow", "gshadow"] {
-        let from = built("root")?.join("etc").join(file);
-        if from.is_file() {
-            let done = Command::new("cp").arg("-a").arg(from).arg(&etc).status()?;
-            ensure!(done.success(), "cannot copy {file}");
-        }
-    }
-    let out = Command::new(static_agent()?)
-        .args(["install", "--root"])
-        .arg(&tree)
-        .output()?;
-    ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    Ok(tree)
 }
 
 /// A unit that starts Dask, and nothing more.

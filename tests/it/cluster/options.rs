@@ -10,6 +10,7 @@ const ASK: &str = "
 import json, os
 from dask.distributed import Client
 c = Client()
+c.wait_for_workers(4, timeout=60)
 known = c.scheduler_info()['workers'].values()
 def own(dask_worker):
     return [dask_worker.lifetime, os.environ.get('PLAIN'), os.environ.get('HIDDEN')]

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use herdsman_tests::machines::bake::installed;
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER};
-use herdsman_tests::machines::{Cluster, LONG, Machine, Setup, UserData, available, bake, scan};
+use herdsman_tests::machines::{Cluster, LONG, Machine, Setup, UserData, Vm, VmSetup, available, bake, complete, scan};
 
 use super::cluster;
 
@@ -161,5 +162,33 @@ fn a_baked_image_needs_no_script_and_no_download() -> Result<()> {
     // Two machines of one image are two machines.
     let of = |m: &Machine| m.ok("cat /etc/machine-id; ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub");
     ensure!(of(cluster.machine(SCHEDULER)?)? != of(&idle)?);
+    Ok(())
+}
+
+#[test]
+fn an_agent_in_an_image_reads_a_seed_drive_that_it_may_not_mount() -> Result<()> {
+    if !available() || !complete() {
+        return Ok(());
+    }
+    let cluster = cluster()?;
+    cluster.configure("form = \"json\"\n")?;
+    let going = cluster.start(&["up", NAME, "--workers", "0", "--env", "copy", "--wait", "none"])?;
+    let started = Instant::now();
+    let text = loop {
+        if let Some(text) = cluster.wanted()?.remove(SCHEDULER) {
+            break text;
+        }
+        ensure!(started.elapsed() < LONG, "no user-data\n{}", going.said());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    let setup = VmSetup {
+        folders: vec![(installed(cluster.laptop.home.path())?, "/".into())],
+        ..VmSetup::default()
+    };
+    let address = cluster.address(SCHEDULER)?;
+    let mut vm = Vm::boot(&cluster.network, SCHEDULER, address, text, &setup)?;
+    // The image's, which no script has put there.
+    vm.wait_for_console("join configuration found in user-data of the drive `cidata`")?;
+    vm.wait_for_console(&format!("the agent starts node=\"{SCHEDULER}\""))?;
     Ok(())
 }

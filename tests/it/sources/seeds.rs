@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use herdsman_agent::source::dmi::Cloud;
+use herdsman_agent::source::seed;
 use herdsman_tests::metadata::{Place, Service};
 use herdsman_wire::Code;
 
@@ -220,6 +221,15 @@ async fn a_drive_that_is_mounted_for_a_moment() -> Result<()> {
     std::fs::create_dir_all(&labels)?;
     std::os::unix::fs::symlink(&drive.0, labels.join("cidata"))?;
     ensure!(node(&place, &idle).await?.as_deref() == Some("demo-w0"));
+    // For who may not mount there are copies, which do not outlive the next start.
+    seed::copy_all(place.path())?;
+    let copy = place.path().join("run/herdsman-seed/cidata/user-data");
+    ensure!(std::fs::read(&copy)? == std::fs::read(&text)?);
+    std::fs::write(&copy, script(&join("demo-w1")?))?;
+    ensure!(node(&place, &idle).await?.as_deref() == Some("demo-w1"));
+    std::fs::remove_file(labels.join("cidata"))?;
+    seed::copy_all(place.path())?;
+    ensure!(!copy.exists() && node(&place, &idle).await?.is_none());
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
     ensure!(!mounts.contains(&drive.0.display().to_string()), "{mounts}");
     Ok(())

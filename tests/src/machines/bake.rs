@@ -50,3 +50,27 @@ pub fn bake(folder: &Path, args: &[&str], prepare: impl FnOnce(&Path) -> Result<
     );
     Ok(tree)
 }
+
+/// What `herdsman-agent install --root` adds to an image, as a tree in `folder`.
+///
+/// # Errors
+/// With what it said.
+pub fn installed(folder: &Path) -> Result<PathBuf> {
+    let tree = folder.join("installed");
+    let etc = tree.join("etc");
+    std::fs::create_dir_all(&etc)?;
+    for file in ["passwd", "group", "shadow", "gshadow"] {
+        let from = disk::built("root")?.join("etc").join(file);
+        if from.is_file() {
+            let done = Command::new("cp").arg("-a").arg(from).arg(&etc).status()?;
+            ensure!(done.success(), "cannot copy {file}");
+        }
+    }
+    let ran: Ran = Command::new(static_agent()?)
+        .args(["install", "--root"])
+        .arg(&tree)
+        .output()?
+        .into();
+    ensure!(ran.code == 0, "{ran:?}");
+    Ok(tree)
+}
