@@ -508,6 +508,8 @@ class Gce(Cloud):
                 self.coming.append((start + self.each * i, zone, name, properties))
 
             def all_run():
+                # All of them have come by now, seen or not.
+                self.visible()
                 for name in names[:made]:
                     self.run(zone, name)
 
