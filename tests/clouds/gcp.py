@@ -72,6 +72,7 @@ PERMISSIONS = {
     "firewalls.patch": ["compute.firewalls.get", "compute.firewalls.update", "compute.networks.updatePolicy"],
     "firewalls.delete": ["compute.firewalls.delete", "compute.networks.updatePolicy"],
     "globalOperations.aggregatedList": ["compute.globalOperations.list"],
+    "globalOperations.list": ["compute.globalOperations.list"],
     "globalOperations.get": ["compute.globalOperations.get"],
     "globalOperations.wait": ["compute.globalOperations.get"],
     "zoneOperations.wait": ["compute.zoneOperations.get"],
@@ -435,6 +436,10 @@ class Gce(Cloud):
     def globalOperations_aggregatedList(self, facts, query):
         shown = [o.show(facts["project"]) for o in self.operations.values()]
         return self.aggregated("operation", "operations", shown, query)
+
+    def globalOperations_list(self, facts, query):
+        shown = [o.show(facts["project"]) for o in self.operations.values() if o.place == "global"]
+        return self.listed("operation", shown, query)
 
     # Machines.
 
