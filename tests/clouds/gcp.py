@@ -72,6 +72,7 @@ PERMISSIONS = {
     "firewalls.patch": ["compute.firewalls.get", "compute.firewalls.update", "compute.networks.updatePolicy"],
     "firewalls.delete": ["compute.firewalls.delete", "compute.networks.updatePolicy"],
     "globalOperations.aggregatedList": ["compute.globalOperations.list"],
+    "globalOperations.list": ["compute.globalOperations.list"],
     "globalOperations.get": ["compute.globalOperations.get"],
     "globalOperations.wait": ["compute.globalOperations.get"],
     "zoneOperations.wait": ["compute.zoneOperations.get"],
@@ -436,6 +437,10 @@ class Gce(Cloud):
         shown = [o.show(facts["project"]) for o in self.operations.values()]
         return self.aggregated("operation", "operations", shown, query)
 
+    def globalOperations_list(self, facts, query):
+        shown = [o.show(facts["project"]) for o in self.operations.values() if o.place == "global"]
+        return self.listed("operation", shown, query)
+
     # Machines.
 
     def instances_insert(self, facts, query):
@@ -508,6 +513,8 @@ class Gce(Cloud):
                 self.coming.append((start + self.each * i, zone, name, properties))
 
             def all_run():
+                # All of them have come by now, seen or not.
+                self.visible()
                 for name in names[:made]:
                     self.run(zone, name)
 

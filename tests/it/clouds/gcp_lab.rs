@@ -23,14 +23,19 @@ with Client() as c:
     print(len(c.scheduler_info()['workers']))
 ";
 
-/// A container has no firmware of its own, and cloud-init knows that it is in one: for
-/// its services alone there is a firmware, and no sign of a container.
+/// A container has no firmware of its own, and cloud-init knows that it is in one. This
+/// runs it, unchanged, where there is a firmware and no sign of a container.
 const FIRMWARE: &str = "\
-[Service]
-BindReadOnlyPaths=/bin/false:/usr/bin/systemd-detect-virt
-BindReadOnlyPaths=/dev/null:/proc/1/environ
-TemporaryFileSystem=/sys/class/dmi
-BindReadOnlyPaths=/opt/dmi:/sys/class/dmi/id
+set -e
+cp -a /sys/class/net /run/net-$$
+mount -t tmpfs none /sys/class
+cp -a /run/net-$$ /sys/class/net
+mkdir -p /sys/class/dmi/id
+echo Google >/sys/class/dmi/id/sys_vendor
+echo 'Google Compute Engine' >/sys/class/dmi/id/product_name
+mount --bind /bin/false /usr/bin/systemd-detect-virt
+mount --bind /dev/null /proc/1/environ
+exec /usr/bin/cloud-init \"$@\"
 ";
 
 /// A cluster whose machines an emulated cloud gives.
@@ -45,8 +50,7 @@ fn setup(address: &str) -> Setup {
         "[Match]\nName=host0\n[Network]\nAddress={address}/16\nGateway=10.99.0.1\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n"
     );
     let mut files = vec![
-        file("/opt/dmi/sys_vendor", "Google\n"),
-        file("/opt/dmi/product_name", "Google Compute Engine\n"),
+        file("/opt/firmware", FIRMWARE),
         file(
             "/etc/hosts",
             &format!("127.0.0.1 localhost\n{METADATA} metadata.google.internal metadata\n"),
@@ -58,10 +62,13 @@ fn setup(address: &str) -> Setup {
         ),
         file("/etc/systemd/network/05-host0.network", &network),
     ];
-    for unit in ["cloud-init-local", "cloud-init", "cloud-config", "cloud-final"] {
+    for (unit, stage) in [("cloud-init-local", "init --local"), ("cloud-init", "init")] {
+        let text = format!(
+            "[Service]\nExecStart=\nExecStart=/usr/bin/unshare --mount --propagation private /bin/sh /opt/firmware {stage}\n"
+        );
         files.push(file(
             &format!("/etc/systemd/system/{unit}.service.d/firmware.conf"),
-            FIRMWARE,
+            &text,
         ));
     }
     Setup {
@@ -130,12 +137,19 @@ impl Lab {
             }
             std::thread::sleep(Duration::from_millis(100));
         };
-        ensure!(
-            code == 0,
-            "{args:?} ended with {code}\n{}{}",
-            said(),
-            self.cluster.consoles()
-        );
+        if code != 0 {
+            let mut logs = String::new();
+            for (name, machine) in &self.cluster.machines {
+                let log = machine
+                    .exec("journalctl -b -u cloud-init-local -u cloud-init -u cloud-final --no-pager | tail -n 60");
+                logs += &format!("== {name}\n{}\n", log.map(|r| r.out).unwrap_or_default());
+            }
+            anyhow::bail!(
+                "{args:?} ended with {code}\n{}{}{logs}",
+                said(),
+                self.cluster.consoles()
+            );
+        }
         Ok(said())
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Operation {
     pub(super) name: String,
     pub(super) status: String,
     pub(super) operation_type: String,
+    /// What it is done to.
+    pub(super) target_link: String,
     /// Our `requestId`.
     pub(super) client_operation_id: Option<String>,
     pub(super) zone: Option<String>,

@@ -187,7 +187,7 @@ impl Launch<'_> {
         } else {
             s["provisioningModel"] = "STANDARD".into();
             // Graphics processors cannot be moved; what else can be, the vendor knows.
-            if let Some(moved) = moved.or(has_gpus.then_some("TERMINATE")) {
+            if let Some(moved) = moved.or_else(|| has_gpus.then_some("TERMINATE")) {
                 s["onHostMaintenance"] = moved.into();
             }
         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::super::ProviderError;
 use super::super::cloud::error;
-use super::answers::{Operation, tail};
+use super::answers::{Operation, project_in, tail};
 use super::{Gcp, failure};
 
 /// Longest wait for machines to be made: a bulk call of a thousand takes minutes.
@@ -100,38 +100,60 @@ impl Gcp {
         Ok(operation)
     }
 
-    /// Calls of a cluster that make machines and have not ended. Whoever started them
-    /// may be dead; their machines come all the same.
-    pub(super) async fn unfinished(&self, cluster: &ClusterId) -> Result<Vec<Operation>, ProviderError> {
-        let all: Vec<Operation> = self
-            .api
-            .everywhere(
-                "globalOperations.aggregatedList",
-                "aggregated/operations",
-                "operations",
-                "status != DONE",
-            )
-            .await?;
-        let ours = |o: &Operation| {
-            let id = o.client_operation_id.as_deref().unwrap_or_default();
-            o.operation_type.to_ascii_lowercase().contains("insert") && is_of(id, cluster)
-        };
-        Ok(all.into_iter().filter(ours).collect())
+    /// Calls that make something and have not ended. Whoever started them may be dead;
+    /// what was asked for comes all the same, and is in no list before.
+    async fn unfinished(&self) -> Result<Vec<Operation>, ProviderError> {
+        let (name, filter) = ("globalOperations.aggregatedList", "status != DONE");
+        let path = "aggregated/operations";
+        let mut all: Vec<Operation> = self.api.everywhere(name, path, "operations", filter).await?;
+        all.retain(|o| o.operation_type.to_ascii_lowercase().contains("insert"));
+        let (ours, network) = (self.api.project().await?, self.network_project().await?);
+        if network != ours && self.settings.has_firewall() {
+            let path = "global/operations";
+            all.extend(self.api.list("globalOperations.list", network, path, filter).await?);
+        }
+        Ok(all)
     }
 
-    /// Waits until no call of a cluster makes machines any more. Gives whether there
-    /// were any. What went wrong with them is nobody's trouble here.
-    pub(super) async fn all_ended(&self, cluster: &ClusterId) -> Result<bool, ProviderError> {
-        let unfinished = self.unfinished(cluster).await?;
-        let any = !unfinished.is_empty();
-        for operation in unfinished {
-            if let Some(zone) = operation.zone.clone() {
-                self.ended("instances.insert", Place::Zone(tail(&zone)), operation)
-                    .await?;
-            }
+    async fn wait_for(&self, operations: impl IntoIterator<Item = Operation>) -> Result<(), ProviderError> {
+        let ours = self.api.project().await?;
+        for operation in operations {
+            let (zone, target) = (operation.zone.clone(), operation.target_link.clone());
+            let place = match &zone {
+                Some(zone) => Place::Zone(tail(zone)),
+                None => Place::Global(project_in(&target).unwrap_or(ours)),
+            };
+            // What went wrong with it is nobody's trouble here.
+            self.ended("instances.insert", place, operation).await?;
         }
+        Ok(())
+    }
+
+    /// Waits until no call of a cluster makes anything any more. Gives whether there
+    /// were any.
+    pub(super) async fn all_ended(&self, cluster: &ClusterId) -> Result<bool, ProviderError> {
+        let of = |o: &Operation| is_of(o.client_operation_id.as_deref().unwrap_or_default(), cluster);
+        let ours: Vec<Operation> = self.unfinished().await?.into_iter().filter(of).collect();
+        let any = !ours.is_empty();
+        self.wait_for(ours).await?;
         Ok(any)
     }
+
+    /// The same for somebody who knows a cluster's name alone, and so waits for a little
+    /// more.
+    pub(super) async fn all_ended_of(&self, cluster: &str) -> Result<(), ProviderError> {
+        let all = self.unfinished().await?;
+        self.wait_for(all.into_iter().filter(|o| may_be_of(o, cluster))).await
+    }
+}
+
+/// Whether an operation may make something of a cluster of this name. A bulk call does
+/// not say what it makes.
+fn may_be_of(operation: &Operation, cluster: &str) -> bool {
+    let target = &operation.target_link;
+    operation.operation_type.contains("bulk")
+        || target.contains("/firewalls/herdsman-")
+        || target.contains(&format!("/instances/{cluster}-"))
 }
 
 /// The first thing that went wrong with an operation that has ended.
@@ -187,6 +209,20 @@ mod tests {
         assert!(id[14..15] == *"8" && "89ab".contains(&id[19..20]), "{id}");
         assert!(is_of(&id, &a) && !is_of(&id, &b) && !is_of("", &a));
         assert_ne!(id, request_id(&a).unwrap());
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_known_by_its_name() {
+        let o = |kind: &str, target: &str| Operation {
+            operation_type: kind.into(),
+            target_link: format!("https://compute/v1/projects/p/{target}"),
+            ..Operation::default()
+        };
+        assert!(may_be_of(&o("insert", "zones/z/instances/demo-w1"), "demo"));
+        assert!(!may_be_of(&o("insert", "zones/z/instances/other-demo-w1"), "demo"));
+        assert!(may_be_of(&o("insert", "global/firewalls/herdsman-x"), "demo"));
+        assert!(!may_be_of(&o("insert", "global/firewalls/x"), "demo"));
+        assert!(may_be_of(&o("bulkInsert", "zones/z/instances"), "demo"));
     }
 
     #[test]

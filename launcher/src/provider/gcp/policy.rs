@@ -34,6 +34,7 @@ const FIREWALL: &[&str] = &[
     "compute.firewalls.list",
     "compute.firewalls.update",
     "compute.globalOperations.get",
+    "compute.globalOperations.list",
     "compute.networks.updatePolicy",
 ];
 

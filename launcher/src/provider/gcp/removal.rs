@@ -118,8 +118,17 @@ impl Gcp {
         }
     }
 
-    /// Rules, and disks that outlived their machine.
+    /// What there is besides machines. With a cluster's name that is all there will be,
+    /// as whoever asks wants to delete it.
     pub(super) async fn resources(&self, cluster: Option<&str>) -> Result<Vec<Resource>, ProviderError> {
+        if let Some(name) = cluster {
+            self.all_ended_of(name).await?;
+        }
+        self.resources_now(cluster).await
+    }
+
+    /// Rules, and disks that outlived their machine.
+    async fn resources_now(&self, cluster: Option<&str>) -> Result<Vec<Resource>, ProviderError> {
         let (rules, disks) = tokio::try_join!(self.our_rules(cluster), self.free_disks(cluster))?;
         let resource = |kind: &str, id: String, name: String, tags: Tags| {
             Some(Resource {
@@ -168,7 +177,7 @@ impl Gcp {
             report.deleted.extend(done.deleted);
             report.left.extend(done.left);
         }
-        let all = self.resources(Some(cluster.name.as_str())).await?;
+        let all = self.resources_now(Some(cluster.name.as_str())).await?;
         let ours = all.iter().filter(|r| r.cluster.id == cluster.id);
         let asked = ours.map(|r| async move { (r, self.delete_one(cluster, r).await) });
         let answers: Vec<_> = futures_util::stream::iter(asked)

@@ -148,9 +148,8 @@ impl Settings {
         {
             return Err(usage(format!("{bad:?} is no project's id")));
         }
-        let extra = match serde_json::to_value(&own.extra) {
-            Ok(Value::Object(extra)) => extra,
-            _ => return Err(usage("[gcp] extra is no table".to_owned())),
+        let Ok(Value::Object(extra)) = serde_json::to_value(&own.extra) else {
+            return Err(usage("[gcp] extra is no table".to_owned()));
         };
         let endpoint = common.endpoint("gcp").or_else(|| own.endpoint.clone());
         Ok(Self {
