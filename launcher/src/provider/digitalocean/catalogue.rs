@@ -60,7 +60,6 @@ impl DigitalOcean {
     pub(super) async fn types(&self, role: Role) -> Result<Vec<Offer>, ProviderError> {
         let wish = self.settings.common.wish(role);
         let kinds = self.kinds().await?;
-        let image = self.image().await?;
         let room = |k: &&Kind| !wish.types.is_empty() || wish.disk.is_none_or(|d| k.disk >= d);
         let offers: Vec<Offer> = kinds.iter().filter(room).map(|k| k.offer.clone()).collect();
         let (what, (cpus, memory)) = match role {
@@ -89,7 +88,6 @@ impl DigitalOcean {
                 );
             }
         }
-        tracing::debug!(image = image.name, what, "chosen");
         Ok(chosen)
     }
 
