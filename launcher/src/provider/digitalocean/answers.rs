@@ -136,10 +136,16 @@ pub(super) struct Size {
     pub(super) disk: u64,
     pub(super) price_hourly: f64,
     pub(super) regions: Vec<String>,
+    #[serde(default = "yes")]
     pub(super) available: bool,
     #[serde(default)]
     pub(super) description: String,
     pub(super) gpu_info: Option<GpuInfo>,
+}
+
+/// What old answers do not say.
+const fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -208,4 +214,23 @@ pub(super) struct Failure {
     /// In answers about firewalls.
     #[serde(default)]
     pub(super) error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_answers_are_read() {
+        let one: OneDroplet =
+            serde_json::from_str(include_str!("../../../../tests/data/digitalocean/droplet.json")).unwrap();
+        let d = one.droplet;
+        assert_eq!(
+            (d.id, d.name.as_str(), d.status.as_str()),
+            (3_164_444, "example.com", "active")
+        );
+        assert_eq!(d.networks.v4[0].ip_address.to_string(), "36.123.0.123");
+        assert_eq!(d.region.unwrap().slug, "ams2");
+        assert_eq!(d.tags, ["mytag1", "mytag2"]);
+    }
 }

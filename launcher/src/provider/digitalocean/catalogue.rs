@@ -60,7 +60,6 @@ impl DigitalOcean {
     pub(super) async fn types(&self, role: Role) -> Result<Vec<Offer>, ProviderError> {
         let wish = self.settings.common.wish(role);
         let kinds = self.kinds().await?;
-        let image = self.image().await?;
         let room = |k: &&Kind| !wish.types.is_empty() || wish.disk.is_none_or(|d| k.disk >= d);
         let offers: Vec<Offer> = kinds.iter().filter(room).map(|k| k.offer.clone()).collect();
         let (what, (cpus, memory)) = match role {
@@ -89,7 +88,6 @@ impl DigitalOcean {
                 );
             }
         }
-        tracing::debug!(image = image.name, what, "chosen");
         Ok(chosen)
     }
 
@@ -147,10 +145,7 @@ impl DigitalOcean {
             );
             return Err(error(Code::Usage, text));
         }
-        Ok(Chosen {
-            id: image.slug.as_deref().map_or_else(|| image.id.into(), Value::from),
-            name: image.slug.clone().unwrap_or_else(|| image.name.clone()),
-        })
+        Ok(chosen(image))
     }
 
     /// Ids of the user's keys, as the API takes them.
@@ -177,6 +172,15 @@ impl DigitalOcean {
             }
         }
         Ok(ids)
+    }
+}
+
+/// An image of one's own has no slug, or an empty one.
+fn chosen(image: &Image) -> Chosen {
+    let slug = image.slug.as_deref().filter(|s| !s.is_empty());
+    Chosen {
+        id: slug.map_or_else(|| image.id.into(), Value::from),
+        name: slug.map_or_else(|| image.name.clone(), str::to_owned),
     }
 }
 
@@ -252,6 +256,34 @@ mod tests {
         assert_eq!(slug("ubuntu").as_deref(), Some("ubuntu-24-04-x64"));
         assert_eq!(slug("ubuntu-22.04").as_deref(), Some("ubuntu-22-04-x64"));
         assert_eq!(slug("deb"), None);
+    }
+
+    #[test]
+    fn recorded_answers_are_read() {
+        #[derive(serde::Deserialize)]
+        struct All {
+            #[serde(default)]
+            sizes: Vec<Size>,
+            #[serde(default)]
+            images: Vec<Image>,
+        }
+        let sizes: All = serde_json::from_str(include_str!("../../../../tests/data/digitalocean/sizes.json")).unwrap();
+        let found: Vec<Kind> = sizes.sizes.iter().filter_map(|s| kind(s, "ams1")).collect();
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|k| k.offer.current && k.offer.gpus == 0));
+        let images: All =
+            serde_json::from_str(include_str!("../../../../tests/data/digitalocean/images.json")).unwrap();
+        let ids: Vec<Value> = images.images.iter().map(|i| chosen(i).id).collect();
+        assert_eq!(
+            ids,
+            [
+                Value::from("ubuntu-14-04-x64"),
+                "ubuntu-14-04-x32".into(),
+                449_676_856.into()
+            ]
+        );
+        let all: Vec<&Image> = images.images.iter().collect();
+        assert_eq!(newest(&all, "ubuntu").unwrap().id, 119_192_817);
     }
 
     #[test]

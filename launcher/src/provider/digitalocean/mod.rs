@@ -11,6 +11,7 @@ mod api;
 mod catalogue;
 mod check;
 mod failure;
+mod launch;
 mod machines;
 mod network;
 mod settings;

@@ -107,10 +107,7 @@ impl DigitalOcean {
                 Some(f) => self.api.put(Method::PUT, &format!("{FIREWALLS}/{}", f.id), body).await,
                 None => self.api.once(Method::POST, FIREWALLS, body).await,
             };
-            let e = match done {
-                Ok(_) => return Ok(()),
-                Err(e) => e,
-            };
+            let Err(e) = done else { return Ok(()) };
             let lost = matches!(
                 e.code,
                 Code::Unreachable | Code::Deadline | Code::Provider | Code::Conflict

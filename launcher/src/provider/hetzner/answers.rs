@@ -200,3 +200,18 @@ pub(super) struct Begun {
 pub(super) struct Actions {
     pub(super) actions: Vec<Action>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vendors_own_example_is_read() {
+        let made: Created =
+            serde_json::from_str(include_str!("../../../../tests/data/hetzner/create_server.json")).unwrap();
+        assert_eq!((made.server.id, made.server.name.as_str()), (42, "my-server"));
+        assert_eq!(made.action.command, "create_server");
+        assert_eq!(made.next_actions.len(), 1);
+        assert_eq!(made.server.public_net.ipv4.unwrap().ip, "1.2.3.4");
+    }
+}

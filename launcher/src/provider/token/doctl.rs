@@ -30,7 +30,7 @@ pub(super) fn token(text: &str, named: Option<&str>) -> Option<(String, String)>
     let name = named.map(str::to_owned).or(current).filter(|n| !n.is_empty());
     let name = name.unwrap_or_else(|| "default".to_owned());
     let found = contexts.into_iter().find(|(n, _)| *n == name).map(|(_, t)| t);
-    let token = found.or(default.filter(|_| name == "default"))?;
+    let token = found.or_else(|| default.filter(|_| name == "default"))?;
     (!token.is_empty()).then_some((token, name))
 }
 

@@ -19,6 +19,9 @@ use crate::config::Env;
 
 pub(super) use patience::Patience;
 
+/// Finds a token and its context's name in the text of a file.
+type Read = fn(&str, Option<&str>) -> Option<(String, String)>;
+
 /// Whose token it is, and where the vendor's tools keep it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Vendor {
@@ -36,7 +39,7 @@ pub(super) struct Vendor {
     below: &'static str,
     /// Finds a context's token in that file; without a name the one in use. Gives
     /// the context's name as well.
-    read: fn(&str, Option<&str>) -> Option<(String, String)>,
+    read: Read,
     /// Where a token is made.
     page: &'static str,
 }
