@@ -163,14 +163,14 @@ SIGNED = {"servicequotas": "service-quotas"}
 
 
 class Ec2(Cloud):
-    def __init__(self, iam: bool):
-        if iam:
-            os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "1000000"
+    def __init__(self):
         self.moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self.moto.start()
         host, port = self.moto.get_host_and_port()
         self.upstream = f"http://{host}:{port}"
         self.tokens: dict = {}
+        # Machines that are left in one place, for one call.
+        self.most = 1_000_000
         self.queries = {n: Query(m) for n, m in SERVICES.items() if m.metadata["protocol"] in ("ec2", "query")}
 
     def read(self, request: Request) -> None:
@@ -238,8 +238,16 @@ class Ec2(Cloud):
         return reply
 
     def forward(self, request: Request) -> Reply:
-        headers = {k: v for k, v in request.headers.items() if k not in ("host", "content-length", "connection")}
-        out = urllib.request.Request(self.upstream + request.path, request.body, headers, method=request.method)
+        # The host is part of what was signed.
+        headers = {k: v for k, v in request.headers.items() if k not in ("content-length", "connection")}
+        body = request.body
+        form = request.facts.get("form", {})
+        if request.action == "RunInstances" and form["MinCount"] != form["MaxCount"]:
+            # moto makes as few as it may; the vendor as many as there are.
+            given = min(int(form["MaxCount"]), max(int(form["MinCount"]), self.most))
+            pairs = [(k, str(given) if k == "MinCount" else v) for k, v in urllib.parse.parse_qsl(body.decode())]
+            body = urllib.parse.urlencode(pairs).encode()
+        out = urllib.request.Request(self.upstream + request.path, body, headers, method=request.method)
         try:
             with urllib.request.urlopen(out) as answer:
                 return Reply(answer.status, answer.read(), {"content-type": answer.headers.get("content-type", "")})
@@ -277,16 +285,43 @@ class Ec2(Cloud):
             return True
         if path == "/_/instances":
             return self.instances(bool(given))
+        if path == "/_/most":
+            self.most = given
+            return True
+        if path == "/_/profile":
+            self.client("iam").create_instance_profile(InstanceProfileName=given)
+            return True
+        if path == "/_/user":
+            return self.user(given)
         if path == "/_/network":
             return self.network(given)
         return super().control(path, given)
 
-    def client(self):
+    def user(self, policy: dict | None) -> dict | None:
+        """A user who may do what a policy says, and nobody more: from now on moto looks
+        at signatures and permissions, until there is no policy any more."""
+        self.authorize("inf")
+        if policy is None:
+            return None
+        client = self.client("iam")
+        name = f"user-{len(client.list_users()['Users'])}"
+        client.create_user(UserName=name)
+        client.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(policy))
+        key = client.create_access_key(UserName=name)["AccessKey"]
+        self.authorize("0")
+        return {"id": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
+
+    def authorize(self, after: str) -> None:
+        body = after.encode()
+        url = self.upstream + "/moto-api/reset-auth"
+        urllib.request.urlopen(urllib.request.Request(url, body, {"content-type": "text/plain"}, method="POST"))
+
+    def client(self, service: str = "ec2"):
         """The vendor's own client, past the gate."""
         import boto3
 
         return boto3.client(
-            "ec2",
+            service,
             endpoint_url=self.upstream,
             region_name="us-east-1",
             aws_access_key_id="test",
@@ -331,7 +366,6 @@ class Ec2(Cloud):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--latency", type=float, default=0.0)
-    parser.add_argument("--iam", action="store_true", help="moto looks at permissions")
     args = parser.parse_args()
-    serve(Ec2(args.iam), args.latency)
+    serve(Ec2(), args.latency)
     sys.exit(0)

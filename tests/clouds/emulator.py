@@ -206,11 +206,19 @@ def handler(gate: Gate):
     return Handler
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        # Launchers are killed here all the time.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def serve(cloud: Cloud, latency: float = 0.0) -> None:
     """Answers until standard input closes."""
     gate = Gate(cloud, latency)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(gate))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), handler(gate))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(json.dumps({"port": server.server_address[1]}), flush=True)
     sys.stdin.read()

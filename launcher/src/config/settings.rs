@@ -245,7 +245,7 @@ fn cloud(m: &Merged, env: &Env) -> Common {
         disk: m.disk.as_ref().map(|s| s.value.bytes()),
         gpus: Gpus {
             // A kind alone means one of it.
-            count: value(&m.gpus).unwrap_or(u32::from(m.gpu_type.is_some())),
+            count: value(&m.gpus).unwrap_or_else(|| u32::from(m.gpu_type.is_some())),
             kind: value(&m.gpu_type),
         },
     };

@@ -249,6 +249,32 @@ fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
     );
     account.ok(&["down", "demo", "-y"])?;
 
+    // One in each place makes three of three.
+    account.emulator.reset()?;
+    account.emulator.ask("most", &json!(1))?;
+    account.up(&[
+        "--workers",
+        "3",
+        "--type",
+        "m5.large",
+        "--zone",
+        "a",
+        "--zone",
+        "b",
+        "--zone",
+        "c",
+    ])?;
+    account.emulator.ask("most", &json!(1000))?;
+    let asked = account.emulator.asked()?;
+    let counts: Vec<_> = asked
+        .iter()
+        .filter(|a| a.facts["InstanceType"] == "m5.large")
+        .map(|a| a.facts["MaxCount"].as_str().unwrap_or_default())
+        .collect();
+    ensure!(counts == ["3", "2", "1"], "{counts:?}");
+    ensure!(account.there()?.0.len() == 4);
+    account.ok(&["down", "demo", "-y"])?;
+
     // With spot machines only, none is the answer, and what was made goes again.
     account
         .emulator
@@ -346,7 +372,8 @@ fn what_passes_is_waited_for_and_nothing_is_made_twice() -> Result<()> {
 #[test]
 fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
     let Some(account) = Account::new()? else { return Ok(()) };
-    account.up(&[
+    account.emulator.ask("profile", &json!("worker-profile"))?;
+    let ran = account.up(&[
         "--workers",
         "1",
         "--private",
@@ -357,7 +384,7 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
         "--disk",
         "60GiB",
         "--disk-type",
-        "io2",
+        "gp3",
         "--role",
         "worker-profile",
         "--spot",
@@ -383,6 +410,7 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
         "--set",
         "aws.extra.EbsOptimized=true",
     ])?;
+    ensure!(ran.err.contains("E-DEADLINE"), "{}", ran.err);
     let asked = account.emulator.asked()?;
     let runs: Vec<_> = asked.iter().filter(|a| a.action == "RunInstances").collect();
     let form = |kind: &str| {
@@ -397,7 +425,7 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
         ("NetworkInterface.1.AssociatePublicIpAddress", "false"),
         ("BlockDeviceMapping.1.Ebs.DeleteOnTermination", "true"),
         ("BlockDeviceMapping.1.Ebs.VolumeSize", "60"),
-        ("BlockDeviceMapping.1.Ebs.VolumeType", "io2"),
+        ("BlockDeviceMapping.1.Ebs.VolumeType", "gp3"),
         ("BlockDeviceMapping.1.Ebs.Iops", "3000"),
         ("BlockDeviceMapping.1.Ebs.Encrypted", "true"),
         ("IamInstanceProfile.Name", "worker-profile"),
@@ -512,5 +540,70 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
         ran.code,
         ran.out
     );
+    Ok(())
+}
+
+/// Runs `up` and `down` as somebody with this policy; gives what they said. What is
+/// left is deleted by somebody else.
+fn as_user(account: &Account, policy: &Value) -> Result<(Ran, Ran)> {
+    let key = account.emulator.ask("user", policy)?;
+    let text = |name: &str| key[name].as_str().unwrap_or_default().to_owned();
+    let command = |args: &[&str]| -> Result<Ran> {
+        let mut command = account.command(args)?;
+        command
+            .env("AWS_ACCESS_KEY_ID", text("id"))
+            .env("AWS_SECRET_ACCESS_KEY", text("secret"));
+        Ok(command.output()?.into())
+    };
+    let up = command(&[&UP[..], &TYPES, &KEEP, &["--workers", "1"]].concat())?;
+    let down = command(&["down", "demo", "-y"])?;
+    account.emulator.ask("user", &Value::Null)?;
+    account.run(&["down", "demo", "-y"])?;
+    Ok((up, down))
+}
+
+#[test]
+fn the_policy_is_enough_and_none_of_it_is_too_much() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    let mut policy: Value = serde_json::from_str(&account.ok(&["render", "iam"])?.out)?;
+    // moto knows no conditions on tags; it would say no to all of them.
+    for statement in policy["Statement"].as_array_mut().context("no statements")? {
+        statement.as_object_mut().map(|s| s.remove("Condition"));
+    }
+    // The signature is looked at as well, by the vendor's own code.
+    let (up, down) = as_user(&account, &policy)?;
+    ensure!(
+        up.err.contains("E-DEADLINE") && down.code == 0,
+        "{}\n{}",
+        up.err,
+        down.err
+    );
+    for action in [
+        "DescribeImages",
+        "DescribeInstanceTypes",
+        "DescribeInstances",
+        "DescribeSecurityGroups",
+        "DescribeSubnets",
+        "DescribeVolumes",
+        "CreateSecurityGroup",
+        "RunInstances",
+        "AuthorizeSecurityGroupIngress",
+        "DeleteSecurityGroup",
+        "TerminateInstances",
+    ] {
+        let mut less = policy.clone();
+        for statement in less["Statement"].as_array_mut().into_iter().flatten() {
+            if let Some(actions) = statement["Action"].as_array_mut() {
+                actions.retain(|a| *a != format!("ec2:{action}"));
+            }
+        }
+        ensure!(less != policy, "{action} is not in the policy");
+        let (up, down) = as_user(&account, &less)?;
+        let said = format!("{}\n{}", up.err, down.err);
+        ensure!(
+            said.contains(&format!("perform: ec2:{action}")),
+            "without {action}: {said}"
+        );
+    }
     Ok(())
 }

@@ -56,6 +56,8 @@ impl Lab {
         command
             .envs(KEYS)
             .env("HERDSMAN_AWS_ENDPOINT", self.emulator.url())
+            // There is no way out of this network that would tell.
+            .env("HERDSMAN_MY_ADDRESS", "10.99.0.1")
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out);

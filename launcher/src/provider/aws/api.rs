@@ -81,7 +81,8 @@ impl Params {
     fn form(&self, action: &str, version: &str) -> String {
         let mut form = format!("Action={action}&Version={version}");
         for (k, v) in &self.0 {
-            form += &format!("&{}={}", escape(k), escape(v));
+            // A form has + for a space, as the vendor's own clients send it.
+            form += &format!("&{}={}", escape(k), escape(v).replace("%20", "+"));
         }
         form
     }

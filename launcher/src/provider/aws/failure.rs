@@ -143,6 +143,8 @@ pub(super) fn explain(action: &str, region: &str, reply: &Reply) -> ProviderErro
         code if code.ends_with(".NotFound") || code.ends_with(".Malformed") || code.ends_with(".Unknown") => {
             e(Code::NotFound)
         }
+        // What another of the vendor's services knows not: a profile.
+        "NoSuchEntity" => e(Code::Usage),
         code if code.ends_with(".Duplicate") => e(Code::Conflict),
         code if code.starts_with("Invalid") || code.starts_with("Missing") || code == "VPCIdNotSpecified" => {
             e(Code::Usage)

@@ -113,7 +113,7 @@ impl Launch<'_> {
         );
         p.put(format!("{ebs}.DeleteOnTermination"), true);
         // Absent, it is as the account has it; false would undo that.
-        if let Some(encrypted) = own.encrypted.or(own.kms_key.as_ref().map(|_| true)) {
+        if let Some(encrypted) = own.encrypted.or_else(|| own.kms_key.as_ref().map(|_| true)) {
             p.put(format!("{ebs}.Encrypted"), encrypted);
         }
         if let Some(key) = &own.kms_key {

@@ -75,7 +75,7 @@ impl Aws {
         let mut done = Vec::new();
         let mut last = match self.types(batch.spec.role).await {
             Ok(types) => {
-                let mut last = error(Code::Capacity, "there is no subnet for machines");
+                let mut last = error(Code::Capacity, "there is no place for machines");
                 for (spot, kind, subnet) in self.attempts(batch.spec.role, &types, &site.net) {
                     if left.is_empty() {
                         break;
@@ -90,6 +90,8 @@ impl Aws {
                                 made(place, &result);
                                 done.push((place, result));
                             }
+                            let zone = &subnet.availability_zone;
+                            last = error(Code::Capacity, format!("{kind} in {zone}: no more are left there"));
                         }
                         Err(e) if e.code == Code::Capacity => {
                             tracing::debug!(kind, zone = subnet.availability_zone, spot, "none left: {}", e.message);

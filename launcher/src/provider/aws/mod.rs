@@ -16,6 +16,7 @@ mod machines;
 mod network;
 mod patience;
 mod policy;
+mod prices;
 mod profile;
 mod settings;
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, mpsc};
 
 use futures_util::future::LocalBoxFuture;
+use http::Method;
 
 use super::*;
 
