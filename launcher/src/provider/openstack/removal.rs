@@ -175,6 +175,9 @@ impl OpenStack {
             for outcome in join_all(part.iter().map(|r| self.drop_one(&r.kind, &r.id, &r.name))).await {
                 note(&mut report, outcome);
             }
+            if !report.left.is_empty() {
+                self.stuck.store(true, Ordering::Relaxed);
+            }
         }
         self.forget(cluster);
         Ok(report)
