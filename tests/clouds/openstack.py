@@ -943,8 +943,6 @@ class OpenStack(Cloud):
                 self.rules = given
             elif path == "/_/newest":
                 self.newest = (2, int(given))
-            elif path == "/_/expire":
-                self.tokens = {}
             elif path == "/_/full":
                 self.regions["RegionOne"].full = [tuple(f) for f in given]
             elif path == "/_/spent":

@@ -1,6 +1,6 @@
 //! The whole way on OpenStack: `up` on the emulated cloud, whose machines boot for real.
 //! They are told nothing but by Nova's metadata service, which cloud-init's own data
-//! source for OpenStack reads; its only help is a firmware that says "OpenStack Nova".
+//! source for OpenStack reads; its only help is that they say they are Nova's.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use herdsman_tests::clouds::Emulator;
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER};
+use herdsman_tests::machines::network::LAPTOP;
 use herdsman_tests::machines::{Cluster, LONG, Machine, Setup, available};
 use serde_json::{Map, Value, json};
 
@@ -25,14 +26,15 @@ with Client() as c:
     print(len(c.scheduler_info()['workers']))
 ";
 
-/// cloud-init's services see a firmware of their own, and no sign of a container. There is
-/// no DHCP server here, for whose answer they would wait.
-const FIRMWARE: &str = "[Service]
-TemporaryFileSystem=/sys/class/dmi
-BindReadOnlyPaths=/opt/dmi:/sys/class/dmi/id
-BindReadOnlyPaths=/dev/null:/proc/1/environ
-BindReadOnlyPaths=/bin/false:/usr/bin/systemd-detect-virt
-BindReadOnlyPaths=/dev/null:/usr/sbin/dhclient
+/// A machine of namespaces has no firmware. Nova's own containers have none either: they
+/// name it in the environment of their first process, where cloud-init's source looks as
+/// well. There is no DHCP server here, for whose answer it would wait.
+const CONTAINER: &str = "\
+set -e
+printf 'product_name=OpenStack Nova\\0' >/run/environ-$$
+mount --bind /run/environ-$$ /proc/1/environ
+mount --bind /dev/null /usr/sbin/dhclient
+exec /usr/bin/cloud-init \"$@\"
 ";
 
 fn setup(address: &str) -> Setup {
@@ -41,18 +43,20 @@ fn setup(address: &str) -> Setup {
         "[Match]\nName=host0\n[Network]\nAddress={address}/16\nGateway=10.99.0.1\nIPv6AcceptRA=no\nLinkLocalAddressing=no\n"
     );
     let mut files = vec![
-        file("/opt/dmi/sys_vendor", "OpenStack Foundation\n"),
-        file("/opt/dmi/product_name", "OpenStack Nova\n"),
+        file("/opt/container", CONTAINER),
         file("/etc/systemd/network/05-host0.network", &network),
         file(
             "/etc/cloud/cloud.cfg.d/99-test.cfg",
             "datasource_list: [OpenStack]\nssh_genkeytypes: [ed25519]\nlocale: false\nnetwork: {config: disabled}\n",
         ),
     ];
-    for unit in ["cloud-init-local", "cloud-init", "cloud-config", "cloud-final"] {
+    for (unit, stage) in [("cloud-init-local", "init --local"), ("cloud-init", "init")] {
+        let text = format!(
+            "[Service]\nExecStart=\nExecStart=/usr/bin/unshare --mount --propagation private /bin/sh /opt/container {stage}\n"
+        );
         files.push(file(
-            &format!("/etc/systemd/system/{unit}.service.d/firmware.conf"),
-            FIRMWARE,
+            &format!("/etc/systemd/system/{unit}.service.d/container.conf"),
+            &text,
         ));
     }
     Setup {
@@ -65,6 +69,8 @@ fn setup(address: &str) -> Setup {
 struct Lab {
     cluster: Cluster,
     emulator: Emulator,
+    /// Ends of consoles of machines that were deleted, for a test that failed.
+    gone: String,
 }
 
 impl Lab {
@@ -92,7 +98,11 @@ impl Lab {
             cluster.files.url("agent")
         );
         std::fs::write(cluster.laptop.project.join("herdsman.toml"), text)?;
-        Ok(Some(Self { cluster, emulator }))
+        Ok(Some(Self {
+            cluster,
+            emulator,
+            gone: String::new(),
+        }))
     }
 
     /// Runs a command, and boots whatever the cloud was asked for, until it ends.
@@ -106,6 +116,7 @@ impl Lab {
                 "HERDSMAN_OPENSTACK_ENDPOINT",
                 format!("{}/identity", self.emulator.url()),
             )
+            .env("HERDSMAN_MY_ADDRESS", LAPTOP.to_string())
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out);
@@ -128,8 +139,10 @@ impl Lab {
         let said = std::fs::read_to_string(&log).unwrap_or_default();
         ensure!(
             code == Some(0),
-            "{args:?} ended with {code:?}\n{said}{}",
-            self.cluster.consoles()
+            "{args:?} ended with {code:?}\n{said}{}{}\n{}",
+            self.cluster.consoles(),
+            self.gone,
+            self.emulator.ask("asked-by-machines", &Value::Null)?
         );
         Ok(())
     }
@@ -150,7 +163,14 @@ impl Lab {
             self.cluster.machines.insert(name.to_owned(), machine);
         }
         let is_there = |name: &String| servers.iter().any(|s| s["name"] == **name);
-        self.cluster.machines.retain(|name, _| is_there(name));
+        for (name, machine) in self.cluster.machines.extract_if(.., |name, _| !is_there(name)) {
+            let console = machine.console();
+            let lines: Vec<&str> = console.lines().collect();
+            self.gone += &format!(
+                "\n== console of {name}\n{}",
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
+        }
         Ok(())
     }
 

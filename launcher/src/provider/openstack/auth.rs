@@ -2,6 +2,7 @@
 //! password, application credential or another token; and the catalogue that comes
 //! with them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -46,6 +47,8 @@ pub(super) struct Session {
     identity: Result<(Base, Identity), ProviderError>,
     client: Client<Open>,
     kept: Mutex<Option<Arc<Grant>>>,
+    /// Whether the credential may make only some calls; as the last token said.
+    restricted: AtomicBool,
     /// One call for a token at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -81,6 +84,7 @@ impl Session {
             identity: identity(settings),
             client: Client::new(Open, options)?,
             kept: Mutex::default(),
+            restricted: AtomicBool::new(false),
             turn: tokio::sync::Mutex::default(),
         })
     }
@@ -108,7 +112,7 @@ impl Session {
 
     /// Whether the credential may make only some calls.
     pub(super) fn is_restricted(&self) -> bool {
-        self.kept().is_some_and(|g| g.token.rules().is_some())
+        self.restricted.load(Ordering::Relaxed)
     }
 
     /// A token that is good for some minutes.
@@ -133,6 +137,7 @@ impl Session {
         let value = reply.header("x-subject-token").map(Secret::new);
         let value = value.ok_or_else(|| error(Code::Provider, "Keystone's answer has no token in it"))?;
         let TokenAnswer { token } = parsed(&call.name, &reply)?;
+        self.restricted.store(token.rules().is_some(), Ordering::Relaxed);
         let grant = Arc::new(Grant {
             // By the vendor's clock alone, as ours may be wrong.
             until: Instant::now() + token.life().unwrap_or(LIFE).saturating_sub(MARGIN),

@@ -125,13 +125,24 @@ impl OpenStack {
 
     /// Everything of ours that is no machine.
     pub(super) async fn resources(&self, cluster: Option<&str>) -> Result<Vec<Resource>, ProviderError> {
+        let (all, unseen) = self.visible(cluster).await;
+        unseen.into_iter().next().map_or(Ok(all), Err)
+    }
+
+    /// What can be seen of it, and why the rest cannot.
+    async fn visible(&self, cluster: Option<&str>) -> (Vec<Resource>, Vec<ProviderError>) {
         let network = Service::Network;
-        let (groups, addresses, ports, server_groups) = tokio::try_join!(
+        let (groups, addresses, ports, server_groups) = tokio::join!(
             self.api.list::<Group>(network, "/security-groups", "security_groups"),
             self.floating(),
             self.api.list::<Port>(network, "/ports", "ports"),
             self.server_groups(),
-        )?;
+        );
+        let mut unseen = Vec::new();
+        let groups = groups.unwrap_or_else(|e| hidden(&mut unseen, e));
+        let addresses = addresses.unwrap_or_else(|e| hidden(&mut unseen, e));
+        let ports = ports.unwrap_or_else(|e| hidden(&mut unseen, e));
+        let server_groups = server_groups.unwrap_or_else(|e| hidden(&mut unseen, e));
         let mut all = Vec::new();
         let mut add = |kind: &str, id: String, name: String, tags: Option<Tags>| {
             let Some((tags, of)) = tags.and_then(|t| labels::cluster_of(&t).map(|c| (t, c))) else {
@@ -161,19 +172,25 @@ impl OpenStack {
             let tags = of_name(&g);
             add(SERVER_GROUP, g.id, g.name, tags);
         }
-        Ok(all)
+        (all, unseen)
     }
 
     /// Deletes what is left, once machines have gone.
     pub(super) async fn delete_network(&self, cluster: &ClusterRef) -> Result<Deleted, ProviderError> {
         let mut report = Deleted::default();
-        let mut all = self.resources(Some(cluster.name.as_str())).await?;
+        let (mut all, unseen) = self.visible(Some(cluster.name.as_str())).await;
+        // What cannot be seen is no reason to leave what can.
+        let seen_not = |e: ProviderError| ("what cannot be seen".to_owned(), e.message);
+        report.left.extend(unseen.into_iter().map(seen_not));
         all.retain(|r| r.cluster.id == cluster.id);
         // Groups are held by ports.
         let (first, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|r| r.kind == ADDRESS || r.kind == PORT_KIND);
         for part in [first, rest] {
             for outcome in join_all(part.iter().map(|r| self.drop_one(&r.kind, &r.id, &r.name))).await {
                 note(&mut report, outcome);
+            }
+            if !report.left.is_empty() {
+                self.stuck.store(true, Ordering::Relaxed);
             }
         }
         self.forget(cluster);
@@ -201,6 +218,12 @@ impl OpenStack {
         };
         (format!("{kind} {name}"), outcome)
     }
+}
+
+/// Nothing, for a reason that is kept.
+fn hidden<T>(unseen: &mut Vec<ProviderError>, e: ProviderError) -> Vec<T> {
+    unseen.push(e);
+    Vec::new()
 }
 
 fn note(report: &mut Deleted, (name, outcome): (String, Result<(), ProviderError>)) {
