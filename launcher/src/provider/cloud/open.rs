@@ -6,7 +6,7 @@ use super::{Cloud, Common, ProviderError, error};
 use crate::config::ProviderName;
 
 /// Clouds that this release has.
-pub const CLOUDS: &[ProviderName] = &[ProviderName::Aws];
+pub const CLOUDS: &[ProviderName] = &[ProviderName::Aws, ProviderName::Azure];
 
 /// A cloud with these settings. No call is made yet, and credentials are not
 /// looked for.
@@ -16,6 +16,7 @@ pub const CLOUDS: &[ProviderName] = &[ProviderName::Aws];
 pub fn open(name: ProviderName, common: Common) -> Result<Box<dyn Cloud>, ProviderError> {
     match name {
         ProviderName::Aws => Ok(Box::new(super::super::aws::Aws::new(common)?)),
+        ProviderName::Azure => Ok(Box::new(super::super::azure::Azure::new(common)?)),
         other => Err(error(
             Code::Usage,
             format!("provider `{other}` is not part of this release yet"),
