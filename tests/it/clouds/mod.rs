@@ -2,4 +2,6 @@
 //! looks at them is the vendor's own model.
 
 mod aws;
+mod azure;
+mod azure_lab;
 mod lab;

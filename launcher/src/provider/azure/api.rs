@@ -287,21 +287,22 @@ impl Api {
         }
     }
 
-    /// How an operation stands just now: whether it has ended, and what it failed of.
+    /// What an operation failed of, if it has.
     ///
     /// # Errors
-    /// What the operation failed of.
-    pub(super) async fn outcome(&self, name: &str, pending: &Pending) -> Result<bool, ProviderError> {
+    /// When nobody says how it stands.
+    pub(super) async fn failure(&self, name: &str, pending: &Pending) -> Result<Option<ProviderError>, ProviderError> {
         let Some(url) = pending.url.as_ref().filter(|_| !pending.bare) else {
-            return Ok(true);
+            return Ok(None);
         };
-        let reply = self.client.send(&Call::get(format!("{name} operation"), url)).await?;
+        let reply = match self.client.send(&Call::get(format!("{name} operation"), url)).await {
+            Ok(reply) => reply,
+            Err(e) if e.code == Code::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
         let now: Operation = json(name, &reply)?;
-        match now.status.as_str() {
-            "Succeeded" => Ok(true),
-            "Failed" | "Canceled" => Err(failure::of_operation(name, now.error)),
-            _ => Ok(false),
-        }
+        let has_failed = matches!(now.status.as_str(), "Failed" | "Canceled");
+        Ok(has_failed.then(|| failure::of_operation(name, now.error)))
     }
 }
 

@@ -243,16 +243,52 @@ impl Azure {
         self.catalogue.get_or_try_init(|| self.find_types()).await
     }
 
+    /// Types by their names alone, for those who may see a group and not the catalogue,
+    /// which is the subscription's.
+    fn named_types(&self, e: ProviderError) -> Result<Catalogue, ProviderError> {
+        let common = &self.settings.common;
+        let wishes = [&common.scheduler, &common.worker];
+        if wishes.iter().any(|w| w.types.is_empty()) {
+            return Err(e
+                .with_hint("herdsman up … --type T --scheduler-type T     need no catalogue")
+                .with_hint("az role assignment create --role Reader --scope /subscriptions/…     shows it"));
+        }
+        let mut names: Vec<&String> = wishes.iter().flat_map(|w| &w.types).collect();
+        names.sort();
+        names.dedup();
+        let offer = |name: &&String| Offer {
+            name: (*name).clone(),
+            arch: "x86_64".into(),
+            cpus: 0,
+            memory: 0,
+            gpus: 0,
+            gpu: None,
+            price: None,
+            spot: None,
+            zones: Vec::new(),
+            current: true,
+            rank: 0,
+        };
+        Ok(Catalogue {
+            offers: names.iter().map(offer).collect(),
+            spot: BTreeSet::new(),
+            families: Vec::new(),
+        })
+    }
+
     async fn find_types(&self) -> Result<Catalogue, ProviderError> {
         let path = format!(
             "/subscriptions/{}/providers/Microsoft.Compute/skus",
             self.subscription()?
         );
         let filter = format!("location eq '{}'", self.settings.region);
-        let skus: Vec<Sku> = self
+        let listed = self
             .api
-            .list("ResourceSkus_List", &path, version::SKUS, &[("$filter", &filter)])
-            .await?;
+            .list("ResourceSkus_List", &path, version::SKUS, &[("$filter", &filter)]);
+        let skus: Vec<Sku> = match listed.await {
+            Err(e) if e.code == Code::Permission && self.settings.group.is_some() => return self.named_types(e),
+            other => other?,
+        };
         let mut all = Catalogue {
             offers: Vec::new(),
             spot: BTreeSet::new(),

@@ -269,20 +269,21 @@ impl Azure {
         let Some(vm) = look.vms.iter().find(|v| names::same(&v.id, &asked.id)) else {
             // A list knows it a moment later than the call that made it; or it failed so
             // early that nothing of it is left.
-            return match self.api.outcome(node.as_str(), &asked.pending).await {
-                Err(e) => self.failed(site, machines, asked, e, has_next).await,
-                Ok(_) if late => {
+            return match self.api.failure(node.as_str(), &asked.pending).await {
+                Ok(Some(e)) => self.failed(site, machines, asked, e, has_next).await,
+                Err(e) if late => Fate::Failed(e),
+                Ok(None) if late => {
                     let text = format!("{node} was asked for, and is not there");
                     Fate::Failed(error(Code::Deadline, text))
                 }
-                Ok(_) => Fate::Open,
+                Ok(None) | Err(_) => Fate::Open,
             };
         };
         if vm.properties.provisioning_state.eq_ignore_ascii_case("Failed") {
-            let told = self.api.outcome(node.as_str(), &asked.pending).await.err();
+            let told = self.api.failure(node.as_str(), &asked.pending).await;
             let e = match told {
-                Some(e) => e,
-                None => self.why(vm).await,
+                Ok(Some(e)) => e,
+                Ok(None) | Err(_) => self.why(vm).await,
             };
             return self.failed(site, machines, asked, e, has_next).await;
         }

@@ -8,41 +8,51 @@ use super::settings::{Outbound, Settings};
 
 /// Looks at what there is, of machines and what hangs on them.
 const LOOK: &[&str] = &[
-    "Microsoft.Compute/disks/read",
     "Microsoft.Compute/locations/operations/read",
-    "Microsoft.Compute/skus/read",
     "Microsoft.Compute/virtualMachines/read",
     "Microsoft.Network/locations/operations/read",
     "Microsoft.Network/networkInterfaces/read",
     "Microsoft.Network/publicIPAddresses/read",
 ];
-/// Makes machines; what hangs on them is made in the same call, by the vendor in our
-/// name.
-const MAKE: &[&str] = &[
+/// Makes and deletes machines; what hangs on them is made in the same call, by the
+/// vendor in our name, and goes with them.
+const MACHINES: &[&str] = &[
     "Microsoft.Compute/disks/write",
+    "Microsoft.Compute/virtualMachines/delete",
     "Microsoft.Compute/virtualMachines/write",
     "Microsoft.Network/networkInterfaces/join/action",
     "Microsoft.Network/networkInterfaces/write",
     "Microsoft.Network/networkSecurityGroups/join/action",
     "Microsoft.Network/virtualNetworks/subnets/join/action",
 ];
-/// Deletes machines, and what did not go with them.
-const DELETE: &[&str] = &[
-    "Microsoft.Compute/disks/delete",
-    "Microsoft.Compute/virtualMachines/delete",
-    "Microsoft.Network/applicationSecurityGroups/delete",
-    "Microsoft.Network/natGateways/delete",
-    "Microsoft.Network/networkInterfaces/delete",
-    "Microsoft.Network/networkSecurityGroups/delete",
-    "Microsoft.Network/publicIPAddresses/delete",
-    "Microsoft.Network/virtualNetworks/delete",
+/// Makes, finds and deletes a group for each cluster, with all that is in it.
+const OWN_GROUP: &[&str] = &[
+    "Microsoft.Compute/skus/read",
+    "Microsoft.Resources/subscriptions/resourceGroups/delete",
+    "Microsoft.Resources/subscriptions/resourceGroups/read",
+    "Microsoft.Resources/subscriptions/resourceGroups/write",
+    "Microsoft.Resources/subscriptions/resources/read",
 ];
-/// A firewall of the cluster's own.
+/// Finds what is left in a group of the user's, and deletes it thing by thing. A list of
+/// a group's machines says nothing of their power, so that each is asked.
+const USERS_GROUP: &[&str] = &[
+    "Microsoft.Compute/disks/delete",
+    "Microsoft.Compute/disks/read",
+    "Microsoft.Compute/virtualMachines/instanceView/read",
+    "Microsoft.Network/networkInterfaces/delete",
+    "Microsoft.Network/publicIPAddresses/delete",
+    "Microsoft.Resources/subscriptions/resourceGroups/resources/read",
+];
+/// A firewall of the cluster's own, and its deletion.
 const FIREWALL: &[&str] = &[
     "Microsoft.Network/applicationSecurityGroups/joinIpConfiguration/action",
     "Microsoft.Network/applicationSecurityGroups/joinNetworkSecurityRule/action",
     "Microsoft.Network/applicationSecurityGroups/write",
     "Microsoft.Network/networkSecurityGroups/write",
+];
+const FIREWALL_GONE: &[&str] = &[
+    "Microsoft.Network/applicationSecurityGroups/delete",
+    "Microsoft.Network/networkSecurityGroups/delete",
 ];
 /// Public addresses.
 const ADDRESS: &[&str] = &[
@@ -54,12 +64,12 @@ const GATEWAY: &[&str] = &[
     "Microsoft.Network/natGateways/join/action",
     "Microsoft.Network/natGateways/write",
 ];
-/// All works without these: `check`, and the console.
+/// All works without these: `check`, `sizes`, and the console.
 const NICE: &[&str] = &[
     "Microsoft.Authorization/permissions/read",
     "Microsoft.Compute/locations/publishers/artifacttypes/offers/skus/versions/read",
     "Microsoft.Compute/locations/usages/read",
-    "Microsoft.Compute/virtualMachines/instanceView/read",
+    "Microsoft.Compute/skus/read",
     "Microsoft.Compute/virtualMachines/retrieveBootDiagnosticsData/action",
     "Microsoft.Resources/subscriptions/providers/read",
     "Microsoft.Resources/subscriptions/read",
@@ -68,35 +78,33 @@ const NICE: &[&str] = &[
 /// What these settings need, without what only `check` and the console do.
 pub(super) fn actions(settings: &Settings) -> Vec<&'static str> {
     let common = &settings.common;
-    let mut all: Vec<&str> = [LOOK, MAKE, DELETE].concat();
+    let mut all: Vec<&str> = [LOOK, MACHINES].concat();
+    let is_ours = settings.group.is_none();
+    all.extend(if is_ours { OWN_GROUP } else { USERS_GROUP });
     if common.security_groups.is_empty() {
         all.extend(FIREWALL);
+        if !is_ours {
+            all.extend(FIREWALL_GONE);
+        }
     }
     let has_network = common.network.is_some() || !common.subnets.is_empty();
+    let is_nat = !has_network && settings.outbound() == Outbound::Nat;
     if has_network {
         all.push("Microsoft.Network/virtualNetworks/read");
     } else {
         all.push("Microsoft.Network/virtualNetworks/write");
+        if !is_ours {
+            all.push("Microsoft.Network/virtualNetworks/delete");
+        }
     }
-    let is_nat = !has_network && settings.outbound() == Outbound::Nat;
     if is_nat {
         all.extend(GATEWAY);
+        if !is_ours {
+            all.push("Microsoft.Network/natGateways/delete");
+        }
     }
     if is_nat || settings.is_public() || settings.outbound() == Outbound::Public {
         all.extend(ADDRESS);
-    }
-    match settings.group {
-        Some(_) => {
-            all.push("Microsoft.Resources/subscriptions/resourceGroups/resources/read");
-            // A group's list of machines says nothing of their power.
-            all.push("Microsoft.Compute/virtualMachines/instanceView/read");
-        }
-        None => all.extend([
-            "Microsoft.Resources/subscriptions/resourceGroups/delete",
-            "Microsoft.Resources/subscriptions/resourceGroups/read",
-            "Microsoft.Resources/subscriptions/resourceGroups/write",
-            "Microsoft.Resources/subscriptions/resources/read",
-        ]),
     }
     if common.image.as_deref().is_some_and(names::is_id) {
         all.push("Microsoft.Compute/galleries/images/read");

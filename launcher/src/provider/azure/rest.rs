@@ -48,6 +48,14 @@ fn version_of(kind: &str) -> &'static str {
     }
 }
 
+/// Something that is to go.
+struct Part {
+    kind: String,
+    id: String,
+    /// Whether it was seen, and not only may be there.
+    is_known: bool,
+}
+
 impl Azure {
     pub(super) async fn delete_machine(&self, id: &str) -> Result<Pending, ProviderError> {
         // Nothing on it is to be kept, so it needs no time to shut down.
@@ -98,7 +106,12 @@ impl Azure {
                 places.push(group.to_owned());
             }
         }
-        let mut ids: Vec<(String, String)> = parts.into_iter().map(|r| (r.kind, r.id)).collect();
+        let known = |r: answers::Resource| Part {
+            kind: r.kind,
+            id: r.id,
+            is_known: true,
+        };
+        let mut ids: Vec<Part> = parts.into_iter().map(known).collect();
         for place in &places {
             self.hanging(cluster, place, &mut ids).await?;
         }
@@ -123,7 +136,7 @@ impl Azure {
         &self,
         cluster: &ClusterRef,
         group: &str,
-        ids: &mut Vec<(String, String)>,
+        ids: &mut Vec<Part>,
     ) -> Result<(), ProviderError> {
         let subscription = self.subscription()?;
         let root = names::group(subscription, group);
@@ -144,7 +157,11 @@ impl Azure {
             labels::cluster_of(&r.tags).is_some_and(|c| c.id == cluster.id) || names::is_of(cluster, &r.name)
         };
         for (kind, list) in [(INTERFACES, nics), (ADDRESSES, addresses), (DISKS, disks)] {
-            ids.extend(list.into_iter().filter(ours).map(|r| (kind.to_owned(), r.id)));
+            ids.extend(list.into_iter().filter(ours).map(|r| Part {
+                kind: kind.to_owned(),
+                id: r.id,
+                is_known: true,
+            }));
         }
         let name = names::shared(cluster);
         for (kind, end) in [
@@ -156,20 +173,29 @@ impl Azure {
             (GROUPS, names::ENTRY),
         ] {
             let id = names::resource(subscription, group, kind, &format!("{name}{end}"));
-            ids.push((kind.to_owned(), id));
+            ids.push(Part {
+                kind: kind.to_owned(),
+                id,
+                is_known: false,
+            });
         }
         let mut seen = std::collections::BTreeSet::new();
-        ids.retain(|(_, id)| seen.insert(id.to_ascii_lowercase()));
+        ids.retain(|p| seen.insert(p.id.to_ascii_lowercase()));
         Ok(())
     }
 
-    async fn delete_parts(&self, ids: Vec<(String, String)>, report: &mut Deleted) {
+    async fn delete_parts(&self, ids: Vec<Part>, report: &mut Deleted) {
         let until = patience::long();
         for (kind, called, action) in ORDER {
-            let of_kind = ids.iter().filter(|(k, _)| k.eq_ignore_ascii_case(kind));
-            let work = of_kind.map(|(_, id)| async {
-                let name = format!("{called} {}", id.rsplit('/').next().unwrap_or(id));
-                (name, self.delete_part(action, kind, id, &until).await)
+            let of_kind = ids.iter().filter(|p| p.kind.eq_ignore_ascii_case(kind));
+            let work = of_kind.map(|p| async {
+                let name = format!("{called} {}", p.id.rsplit('/').next().unwrap_or(&p.id));
+                let done = self.delete_part(action, kind, &p.id, &until).await;
+                match done {
+                    // Who may not delete such has not made it either.
+                    Err(e) if !p.is_known && e.code == Code::Permission => (name, Ok(false)),
+                    done => (name, done),
+                }
             });
             for (name, done) in join_all(work).await {
                 match done {
