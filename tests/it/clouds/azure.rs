@@ -30,7 +30,7 @@ const UP: [&str; 8] = [
 ];
 
 /// Settings of somebody who may use one resource group and a network in another.
-const IN_A_GROUP: [&str; 4] = ["--set", "azure.resource_group=mine", "--network", "lab/net"];
+const IN_A_GROUP: &str = "[place]\nnetwork = \"lab/net\"\n[azure]\nresource_group = \"mine\"\n";
 
 const KINDS: [&str; 9] = [
     "machines",
@@ -52,7 +52,7 @@ struct Account {
 impl Account {
     fn new() -> Result<Option<Self>> {
         let home = Home::new()?;
-        let Some(emulator) = Emulator::start("azure", "azure.py", &[])? else {
+        let Some(emulator) = Emulator::start("azure", "resource_manager.py", &[])? else {
             return Ok(None);
         };
         Ok(Some(Self { home, emulator }))
@@ -115,6 +115,11 @@ impl Account {
         Ok(())
     }
 
+    /// What is set where commands run from now on.
+    fn set(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(self.home.path().join("herdsman.toml"), text)?)
+    }
+
     /// A resource group, and a network and a firewall in another, that somebody made by
     /// hand.
     fn made_by_hand(&self) -> Result<()> {
@@ -133,6 +138,7 @@ impl Account {
         let empty = tempfile::tempdir()?;
         let mut command = self.command(&["down", "demo", "-y"])?;
         command
+            .current_dir(empty.path())
             .env("HOME", empty.path())
             .env("HERDSMAN_STATE_DIR", empty.path().join("s"));
         Ok(command.output()?.into())
@@ -147,8 +153,8 @@ impl Account {
         Ok(made.map(|mut a| a.facts["body"].take()).collect())
     }
 
-    fn check(&self, more: &[&str]) -> Result<Value> {
-        let ran = self.run(&[&["check", "-o", "json"], more].concat())?;
+    fn check(&self) -> Result<Value> {
+        let ran = self.run(&["check", "-o", "json"])?;
         let report: Value = serde_json::from_str(&ran.out).with_context(|| ran.err.clone())?;
         Ok(report["providers"][0]["findings"].clone())
     }
@@ -236,8 +242,8 @@ fn a_cluster_is_as_the_model_says_closed_and_leaves_nothing() -> Result<()> {
 fn in_a_group_of_the_users_all_of_ours_goes_and_the_rest_stays() -> Result<()> {
     let Some(account) = Account::new()? else { return Ok(()) };
     account.made_by_hand()?;
-    let up = |more: &[&str]| account.up(&[&IN_A_GROUP[..], &["--workers", "2"], more].concat());
-    up(&["--subnet", "second"])?;
+    account.set(IN_A_GROUP)?;
+    account.up(&["--workers", "2", "--subnet", "second"])?;
     let machines = account.machines()?;
     ensure!(
         machines
@@ -255,10 +261,10 @@ fn in_a_group_of_the_users_all_of_ours_goes_and_the_rest_stays() -> Result<()> {
         "{there:#}"
     );
     // With a firewall of the user's, nothing is made but machines.
-    up(&["--security-group", "lab/closed", "--private"])?;
+    account.up(&["--workers", "2", "--security-group", "lab/closed", "--private"])?;
     let there = account.there()?;
     ensure!(there["asgs"] == json!([]) && there["addresses"] == json!([]), "{there:#}");
-    account.ok(&[&["down", "demo", "-y"], &IN_A_GROUP[..2]].concat())?;
+    account.ok(&["down", "demo", "-y"])?;
     account.is_empty()?;
     account.emulator.asked()?;
     Ok(())
@@ -277,7 +283,8 @@ fn a_launcher_that_dies_after_any_call_leaves_nothing_that_cannot_be_found() -> 
 fn the_same_in_a_group_of_the_users() -> Result<()> {
     let Some(account) = Account::new()? else { return Ok(()) };
     account.made_by_hand()?;
-    let up = [&UP[..], &["--keep-failed", "--workers", "1"], &IN_A_GROUP[..]].concat();
+    account.set(IN_A_GROUP)?;
+    let up = [&UP[..], &["--keep-failed", "--workers", "1"]].concat();
     let calls = every_call(&account, &up)?;
     ensure!(calls >= 12, "only {calls} calls were cut off");
     Ok(())
@@ -307,11 +314,12 @@ fn every_call(account: &Account, up: &[&str]) -> Result<u64> {
 fn a_down_that_dies_after_any_call_is_finished_by_the_next() -> Result<()> {
     let Some(account) = Account::new()? else { return Ok(()) };
     account.made_by_hand()?;
-    for more in [&[][..], &IN_A_GROUP[..]] {
+    for settings in ["", IN_A_GROUP] {
+        account.set(settings)?;
         for nth in 1.. {
-            account.up(&[&["--workers", "1"], more].concat())?;
-            let down = [&["down", "demo", "-y"], &more[..more.len().min(2)]].concat();
-            let was_cut = killed_after(&account.emulator, &mut account.command(&down)?, nth)?;
+            account.up(&["--workers", "1"])?;
+            let mut down = account.command(&["down", "demo", "-y"])?;
+            let was_cut = killed_after(&account.emulator, &mut down, nth)?;
             let ran = account.down_from_an_empty_home()?;
             ensure!([0, 3].contains(&ran.code), "after call {nth}: {}", ran.err);
             account.is_empty().with_context(|| format!("after call {nth}"))?;
@@ -450,7 +458,6 @@ fn errors_have_codes_and_something_to_try() -> Result<()> {
             4,
             "az account list",
         ),
-        (of("ResourceSkus_List", 500, "InternalServerError"), "E-PROVIDER", 1, "status"),
     ] {
         account.emulator.reset()?;
         account.emulator.faults(&[fault])?;
@@ -586,7 +593,7 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
     ] {
         args.extend(["--set", set]);
     }
-    args.extend(IN_A_GROUP);
+    account.set(IN_A_GROUP)?;
     account.up(&args)?;
     let requests = account.requests()?;
     let of = |size: &str| {
@@ -632,7 +639,7 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
     ensure!(scheduler["properties"]["priority"].is_null(), "the scheduler can be taken away");
     let text = worker.to_string();
     ensure!(!text.contains("publicIPAddressConfiguration") && !text.contains("adminPassword"), "{text}");
-    account.ok(&[&["down", "demo", "-y"], &IN_A_GROUP[..2]].concat())?;
+    account.ok(&["down", "demo", "-y"])?;
     account.is_empty()
 }
 
@@ -682,7 +689,7 @@ fn what_cannot_go_is_told_and_goes_later() -> Result<()> {
 #[test]
 fn an_account_is_looked_at_without_making_anything() -> Result<()> {
     let Some(account) = Account::new()? else { return Ok(()) };
-    let findings = account.check(&[])?;
+    let findings = account.check()?;
     for what in [
         "credentials",
         "identity",
@@ -726,13 +733,9 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
     account.is_empty()?;
     account.emulator.asked()?;
     // Nothing says who asks.
+    account.set("[azure]\nlogin = \"environment\"\n")?;
     let mut command = account.command(&["check"])?;
-    command.env_remove("AZURE_CLIENT_SECRET").env("PATH", "/nonexistent");
-    let ran: Ran = command
-        .env("HERDSMAN_SET", "")
-        .args(["--set", "azure.login=environment"])
-        .output()?
-        .into();
+    let ran: Ran = command.env_remove("AZURE_CLIENT_SECRET").output()?.into();
     ensure!(
         ran.code != 0 && ran.out.contains("no credentials for Azure"),
         "{} {} {}",
@@ -757,9 +760,8 @@ fn as_user(account: &Account, role: &Value, more: &[&str]) -> Result<(Ran, Ran)>
         Ok(command.output()?.into())
     };
     let up = command(&[&UP[..], &["--keep-failed", "--workers", "1"], more].concat())?;
-    let settings = &more[..more.len().min(2)];
-    let down = command(&[&["down", "demo", "-y"], settings].concat())?;
-    account.run(&[&["down", "demo", "-y"], settings].concat())?;
+    let down = command(&["down", "demo", "-y"])?;
+    account.run(&["down", "demo", "-y"])?;
     account.is_empty()?;
     account.emulator.ask("user", &Value::Null)?;
     Ok((up, down))
@@ -778,7 +780,7 @@ const NICE: [&str; 6] = [
 /// A role is enough for `up` and `down`, and without any one of its actions they say
 /// which is missing.
 fn exactly(account: &Account, more: &[&str], others: &[&str]) -> Result<()> {
-    let role: Value = serde_json::from_str(&account.ok(&[&["render", "iam"], more].concat())?.out)?;
+    let role: Value = serde_json::from_str(&account.ok(&["render", "iam"])?.out)?;
     let (up, down) = as_user(account, &role, more)?;
     ensure!(
         up.err.contains("E-DEADLINE") && down.code == 0,
@@ -821,7 +823,8 @@ fn a_role_for_one_group_is_enough_and_none_of_it_is_too_much() -> Result<()> {
     account.emulator.ask("places", &sold_out)?;
     let types = ["--type", "Standard_D2s_v5", "--type", "Standard_D2as_v5"];
     let of_scheduler = ["--scheduler-type", "Standard_D2s_v5", "--scheduler-type", "Standard_B2s"];
-    let more = [&IN_A_GROUP[..], &types, &of_scheduler].concat();
+    account.set(IN_A_GROUP)?;
+    let more = [types, of_scheduler].concat();
     // The catalogue is the subscription's, and not needed where types are named.
     exactly(&account, &more, &["Microsoft.Compute/skus/read"])
 }

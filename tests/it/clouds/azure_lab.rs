@@ -39,7 +39,7 @@ impl Lab {
         }
         // This thread stands at the laptop from here on, and the emulator with it.
         let cluster = Cluster::new(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
-        let Some(emulator) = Emulator::start("azure", "azure.py", &[])? else {
+        let Some(emulator) = Emulator::start("azure", "resource_manager.py", &[])? else {
             return Ok(None);
         };
         let network = json!({"group": "lab", "name": "net", "subnets": {"machines": "10.99.1.0/24"}});
