@@ -131,11 +131,7 @@ impl Vm {
         dhcp.add(&hardware, birth.address)?;
         let (service, wire) = within(&machine)?;
         service.set("/metadata/instance", description(birth, &hardware).to_string());
-        Ok(Self {
-            machine,
-            service,
-            wire,
-        })
+        Ok(Self { machine, service, wire })
     }
 
     /// Wants that cloud-init told of the machine by this vendor's own source, which has
@@ -146,7 +142,10 @@ impl Vm {
     pub fn was_found(&self) -> Result<()> {
         let result = String::from_utf8(self.machine.read_file("/run/cloud-init/result.json")?)?;
         ensure!(result.contains("DataSourceAzure"), "{result}");
-        ensure!(self.service.asked("/metadata/instance") > 1, "nobody asked for the metadata");
+        ensure!(
+            self.service.asked("/metadata/instance") > 1,
+            "nobody asked for the metadata"
+        );
         let told = self.wire.told();
         ensure!(
             told.iter().any(|t| t.contains("<State>Ready</State>")),

@@ -263,7 +263,10 @@ fn in_a_group_of_the_users_all_of_ours_goes_and_the_rest_stays() -> Result<()> {
     // With a firewall of the user's, nothing is made but machines.
     account.up(&["--workers", "2", "--security-group", "lab/closed", "--private"])?;
     let there = account.there()?;
-    ensure!(there["asgs"] == json!([]) && there["addresses"] == json!([]), "{there:#}");
+    ensure!(
+        there["asgs"] == json!([]) && there["addresses"] == json!([]),
+        "{there:#}"
+    );
     account.ok(&["down", "demo", "-y"])?;
     account.is_empty()?;
     account.emulator.asked()?;
@@ -357,13 +360,11 @@ fn what_a_place_has_not_is_looked_for_in_the_next() -> Result<()> {
     let places = |text: Value| account.emulator.ask("places", &text);
     // Said at once: no spot machine anywhere, and one type nowhere.
     places(json!({"sold_out": [{"spot": true}, {"size": "Standard_D2s_v5"}]}))?;
-    account.up(
-        &[
-            &["--workers", "2", "--spot", "prefer", "--zone", "1", "--zone", "2"],
-            &types[..],
-        ]
-        .concat(),
-    )?;
+    account.up(&[
+        &["--workers", "2", "--spot", "prefer", "--zone", "1", "--zone", "2"],
+        &types[..],
+    ]
+    .concat())?;
     let machines = account.machines()?;
     let second = |m: &&Value| m["size"] == "Standard_D2as_v5" && m["spot"] == false && m["zones"] == json!(["1"]);
     ensure!(
@@ -433,7 +434,12 @@ fn errors_have_codes_and_something_to_try() -> Result<()> {
             "VirtualNetworks",
         ),
         (of(vm, 409, "QuotaExceeded"), "E-QUOTA", 5, "list-usage"),
-        (of(vm, 404, "PlatformImageNotFound"), "E-NOT-FOUND", 3, "az vm image list"),
+        (
+            of(vm, 404, "PlatformImageNotFound"),
+            "E-NOT-FOUND",
+            3,
+            "az vm image list",
+        ),
         (
             of(vm, 400, "VMMarketplaceInvalidInput"),
             "E-USAGE",
@@ -441,7 +447,11 @@ fn errors_have_codes_and_something_to_try() -> Result<()> {
             "marketplace_plan",
         ),
         (
-            of("NetworkSecurityGroups_CreateOrUpdate", 409, "MissingSubscriptionRegistration"),
+            of(
+                "NetworkSecurityGroups_CreateOrUpdate",
+                409,
+                "MissingSubscriptionRegistration",
+            ),
             "E-PERM",
             4,
             "provider register",
@@ -493,9 +503,10 @@ fn errors_have_codes_and_something_to_try() -> Result<()> {
 fn what_passes_is_waited_for_and_nothing_is_made_twice() -> Result<()> {
     let Some(account) = Account::new()? else { return Ok(()) };
     account.emulator.ask("page", &json!(2))?;
-    account
-        .emulator
-        .ask("timing", &json!({"listed": 1.0, "address": 1.5, "ready": 2.0, "part": 0.3}))?;
+    account.emulator.ask(
+        "timing",
+        &json!({"listed": 1.0, "address": 1.5, "ready": 2.0, "part": 0.3}),
+    )?;
     account.emulator.faults(&[
         json!({"action": "ResourceGroups_List", "status": 429, "code": "TooManyRequests", "headers": {"retry-after": "1"}, "times": 2}),
         json!({"action": "NetworkSecurityGroups_CreateOrUpdate", "status": 404, "code": "ResourceGroupNotFound", "times": 2}),
@@ -530,7 +541,10 @@ fn many_machines_are_asked_for_at_once_and_looked_at_together() -> Result<()> {
     account.emulator.ask("page", &json!(1000))?;
     account.up(&["--workers", &WORKERS.to_string(), "--max-workers", "100"])?;
     let actions = account.emulator.actions()?;
-    let made = actions.iter().filter(|a| *a == "VirtualMachines_CreateOrUpdate").count();
+    let made = actions
+        .iter()
+        .filter(|a| *a == "VirtualMachines_CreateOrUpdate")
+        .count();
     ensure!(made == WORKERS + 1, "{made} calls for machines");
     let others = actions.len() - made;
     ensure!(others <= 120, "{others} other calls: {actions:?}");
@@ -614,11 +628,20 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
         ("/properties/diagnosticsProfile/bootDiagnostics/enabled", json!(false)),
         ("/properties/securityProfile/encryptionAtHost", json!(true)),
         ("/properties/securityProfile/securityType", json!("TrustedLaunch")),
-        ("/properties/securityProfile/uefiSettings", json!({"secureBootEnabled": true, "vTpmEnabled": true})),
+        (
+            "/properties/securityProfile/uefiSettings",
+            json!({"secureBootEnabled": true, "vTpmEnabled": true}),
+        ),
         ("/properties/storageProfile/osDisk/diskSizeGB", json!(64)),
         ("/properties/storageProfile/osDisk/deleteOption", json!("Delete")),
-        ("/properties/storageProfile/osDisk/managedDisk/storageAccountType", json!("Premium_LRS")),
-        ("/properties/storageProfile/imageReference/version", json!("24.04.202609010")),
+        (
+            "/properties/storageProfile/osDisk/managedDisk/storageAccountType",
+            json!("Premium_LRS"),
+        ),
+        (
+            "/properties/storageProfile/imageReference/version",
+            json!("24.04.202609010"),
+        ),
         ("/properties/osProfile/adminUsername", json!("ann")),
         (
             "/properties/osProfile/linuxConfiguration/ssh/publicKeys/0/keyData",
@@ -630,15 +653,23 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
         ),
         (
             "/properties/networkProfile/networkInterfaceConfigurations/0/properties/networkSecurityGroup/id",
-            json!("/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/lab/providers/Microsoft.Network/networkSecurityGroups/closed"),
+            json!(
+                "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/lab/providers/Microsoft.Network/networkSecurityGroups/closed"
+            ),
         ),
         ("/identity/type", json!("UserAssigned")),
     ] {
         ensure!(worker.pointer(at) == Some(&wanted), "{at}: {:?}", worker.pointer(at));
     }
-    ensure!(scheduler["properties"]["priority"].is_null(), "the scheduler can be taken away");
+    ensure!(
+        scheduler["properties"]["priority"].is_null(),
+        "the scheduler can be taken away"
+    );
     let text = worker.to_string();
-    ensure!(!text.contains("publicIPAddressConfiguration") && !text.contains("adminPassword"), "{text}");
+    ensure!(
+        !text.contains("publicIPAddressConfiguration") && !text.contains("adminPassword"),
+        "{text}"
+    );
     account.ok(&["down", "demo", "-y"])?;
     account.is_empty()
 }
@@ -651,7 +682,11 @@ fn strays_are_found_and_reaped() -> Result<()> {
         let text = account.ok(&[&["reap", "-o", "json"], args].concat())?.out;
         Ok(serde_json::from_str::<Value>(&text)?["strays"].clone())
     };
-    ensure!(strays(&[])? == json!([]), "a whole cluster has strays: {}", strays(&[])?);
+    ensure!(
+        strays(&[])? == json!([]),
+        "a whole cluster has strays: {}",
+        strays(&[])?
+    );
     account.emulator.ask("off", &json!("demo-w0"))?;
     let off = strays(&[])?.to_string();
     ensure!(off.contains("demo-w0") && off.contains("powered off"), "{off}");
@@ -705,7 +740,10 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
         ensure!(mood(&findings, what) == "good", "{what}: {findings:#?}");
     }
     let text = findings.to_string();
-    ensure!(text.contains("herdsman-test") && text.contains("0.20260901.2224"), "{text}");
+    ensure!(
+        text.contains("herdsman-test") && text.contains("0.20260901.2224"),
+        "{text}"
+    );
     let sizes: Value = serde_json::from_str(
         &account
             .ok(&["sizes", "--cpu", "4", "--memory", "16GiB", "-o", "json"])?
@@ -713,7 +751,9 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
     )?;
     let first = &sizes["sizes"][0];
     ensure!(
-        first["name"] == "Standard_D4s_v5" && first["price"]["per_hour"] == 0.192 && first["spot"]["per_hour"] == 0.0386,
+        first["name"] == "Standard_D4s_v5"
+            && first["price"]["per_hour"] == 0.192
+            && first["spot"]["per_hour"] == 0.0386,
         "{first}"
     );
     let plan: Value = serde_json::from_str(
@@ -822,7 +862,12 @@ fn a_role_for_one_group_is_enough_and_none_of_it_is_too_much() -> Result<()> {
     let sold_out = json!({"sold_out": [{"size": "Standard_D2s_v5", "leaves": true}]});
     account.emulator.ask("places", &sold_out)?;
     let types = ["--type", "Standard_D2s_v5", "--type", "Standard_D2as_v5"];
-    let of_scheduler = ["--scheduler-type", "Standard_D2s_v5", "--scheduler-type", "Standard_B2s"];
+    let of_scheduler = [
+        "--scheduler-type",
+        "Standard_D2s_v5",
+        "--scheduler-type",
+        "Standard_B2s",
+    ];
     account.set(IN_A_GROUP)?;
     let more = [types, of_scheduler].concat();
     // The catalogue is the subscription's, and not needed where types are named.

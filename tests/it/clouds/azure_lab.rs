@@ -158,7 +158,15 @@ fn machines_that_azure_was_asked_for_become_a_cluster() -> Result<()> {
     lab.run(&["down", NAME, "-y"])?;
     lab.emulator.asked()?;
     let there = lab.emulator.ask("there", &Value::Null)?;
-    for kind in ["machines", "disks", "interfaces", "addresses", "firewalls", "asgs", "gateways"] {
+    for kind in [
+        "machines",
+        "disks",
+        "interfaces",
+        "addresses",
+        "firewalls",
+        "asgs",
+        "gateways",
+    ] {
         ensure!(there[kind] == json!([]), "{kind} are left: {:#}", there[kind]);
     }
     Ok(())

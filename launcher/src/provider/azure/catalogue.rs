@@ -282,9 +282,8 @@ impl Azure {
             self.subscription()?
         );
         let filter = format!("location eq '{}'", self.settings.region);
-        let listed = self
-            .api
-            .list("ResourceSkus_List", &path, version::SKUS, &[("$filter", &filter)]);
+        let filter = [("$filter", filter.as_str())];
+        let listed = self.api.list("ResourceSkus_List", &path, version::SKUS, &filter);
         let skus: Vec<Sku> = match listed.await {
             Err(e) if e.code == Code::Permission && self.settings.group.is_some() => return self.named_types(e),
             other => other?,

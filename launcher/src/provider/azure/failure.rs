@@ -158,8 +158,9 @@ pub(super) fn coded(action: &str, failure: &Failure, status: u16) -> ProviderErr
         "ReadOnlyDisabledSubscription" | "DisabledSubscription" => error(Code::Permission, text).with_hint(
             "https://portal.azure.com/#view/Microsoft_Azure_Billing/SubscriptionsBlade     switches it on again",
         ),
-        "ResourceGroupNotFound" => error(Code::NotFound, text)
-            .with_hint("az group create --name … --location …     makes it; without `resource_group` each cluster has its own"),
+        "ResourceGroupNotFound" => error(Code::NotFound, text).with_hint(
+            "az group create --name … --location …     makes it; without `resource_group` each cluster has its own",
+        ),
         "PlatformImageNotFound" | "ImageNotFound" | "GalleryImageNotFound" | "InvalidImageReference" => {
             error(Code::NotFound, text)
                 .with_hint("az vm image list --all --publisher Debian --output table     shows images")

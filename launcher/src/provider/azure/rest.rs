@@ -132,12 +132,7 @@ impl Azure {
     /// What hung on machines of a cluster and did not go with them, by its names; and
     /// what machines shared, by the names that were given, as the list that is asked for
     /// all kinds is a copy that may lag behind.
-    async fn hanging(
-        &self,
-        cluster: &ClusterRef,
-        group: &str,
-        ids: &mut Vec<Part>,
-    ) -> Result<(), ProviderError> {
+    async fn hanging(&self, cluster: &ClusterRef, group: &str, ids: &mut Vec<Part>) -> Result<(), ProviderError> {
         let subscription = self.subscription()?;
         let root = names::group(subscription, group);
         let at = |kind: &str| format!("{root}/providers/{kind}");
@@ -205,11 +200,10 @@ impl Azure {
                 }
             }
         }
-        for (kind, id) in ids {
-            if !ORDER.iter().any(|(k, ..)| k.eq_ignore_ascii_case(&kind)) {
-                report
-                    .left
-                    .push((format!("{kind} {id}"), "herdsman does not make such".into()));
+        for p in ids {
+            if !ORDER.iter().any(|(k, ..)| k.eq_ignore_ascii_case(&p.kind)) {
+                let name = format!("{} {}", p.kind, p.id);
+                report.left.push((name, "herdsman does not make such".into()));
             }
         }
     }
