@@ -786,6 +786,23 @@ fn an_account_is_looked_at_without_making_anything() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_the_vendor_once_answered_to_others_is_understood() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    let tags = json!({
+        "herdsman-cluster": "demo", "herdsman-id": "aaaaaaaaaa", "herdsman-role": "worker",
+        "herdsman-node": "test-node-1", "herdsman-created": "1000000000", "herdsman-expires": "1000003600",
+    });
+    account.emulator.ask("recorded", &tags)?;
+    let reaped: Value = serde_json::from_str(&account.ok(&["reap", "-o", "json"])?.out)?;
+    let strays = reaped["strays"].to_string();
+    ensure!(
+        strays.contains("test-node-1") && strays.contains("should have ended"),
+        "{strays}"
+    );
+    Ok(())
+}
+
 /// Runs `up` and `down` as somebody with this role; gives what they said. What is left
 /// is deleted by somebody else.
 fn as_user(account: &Account, role: &Value, more: &[&str]) -> Result<(Ran, Ran)> {
