@@ -8,7 +8,6 @@ use super::settings::{Outbound, Settings};
 
 /// Looks at what there is, of machines and what hangs on them.
 const LOOK: &[&str] = &[
-    "Microsoft.Compute/locations/operations/read",
     "Microsoft.Compute/virtualMachines/read",
     "Microsoft.Network/locations/operations/read",
     "Microsoft.Network/networkInterfaces/read",
@@ -64,9 +63,11 @@ const GATEWAY: &[&str] = &[
     "Microsoft.Network/natGateways/join/action",
     "Microsoft.Network/natGateways/write",
 ];
-/// All works without these: `check`, `sizes`, and the console.
+/// All works without these: `check`, `sizes`, the console, and the vendor's first word on
+/// why a machine was not made.
 const NICE: &[&str] = &[
     "Microsoft.Authorization/permissions/read",
+    "Microsoft.Compute/locations/operations/read",
     "Microsoft.Compute/locations/publishers/artifacttypes/offers/skus/versions/read",
     "Microsoft.Compute/locations/usages/read",
     "Microsoft.Compute/skus/read",
