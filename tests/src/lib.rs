@@ -1,6 +1,7 @@
 //! What the end-to-end tests share.
 
 pub mod attack;
+pub mod azure;
 pub mod clouds;
 pub mod environment;
 pub mod home;

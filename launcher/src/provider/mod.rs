@@ -18,6 +18,7 @@ pub use cloud::Made;
 pub use route::towards;
 
 pub mod aws;
+pub mod azure;
 pub mod cloud;
 pub mod digitalocean;
 pub mod gcp;

@@ -2,6 +2,8 @@
 //! looks at them is the vendor's own model.
 
 mod aws;
+mod azure;
+mod azure_lab;
 mod digitalocean;
 mod gcp;
 mod gcp_lab;

@@ -8,6 +8,7 @@ use crate::config::ProviderName;
 /// Clouds that this release has.
 pub const CLOUDS: &[ProviderName] = &[
     ProviderName::Aws,
+    ProviderName::Azure,
     ProviderName::DigitalOcean,
     ProviderName::Gcp,
     ProviderName::Hetzner,
@@ -26,6 +27,7 @@ pub fn open(name: ProviderName, common: Common) -> Result<Box<dyn Cloud>, Provid
         ProviderName::DigitalOcean => Ok(Box::new(super::super::digitalocean::DigitalOcean::new(common)?)),
         ProviderName::Hetzner => Ok(Box::new(super::super::hetzner::Hetzner::new(common)?)),
         ProviderName::OpenStack => Ok(Box::new(super::super::openstack::OpenStack::new(common)?)),
+        ProviderName::Azure => Ok(Box::new(super::super::azure::Azure::new(common)?)),
         other => Err(error(
             Code::Usage,
             format!("provider `{other}` is not part of this release yet"),
