@@ -79,11 +79,10 @@ impl View {
 
     /// Why it could not be made, as `code: message`.
     pub(super) fn failure(&self) -> Option<(&str, &str)> {
-        let failed = self.statuses.iter().find_map(|s| {
+        self.statuses.iter().find_map(|s| {
             let code = s.code.strip_prefix("ProvisioningState/failed/")?;
             Some((code, s.message.as_str()))
-        });
-        failed
+        })
     }
 }
 
@@ -166,7 +165,7 @@ pub(super) struct Operation {
 pub(super) struct Failure {
     pub(super) code: String,
     pub(super) message: String,
-    pub(super) details: Vec<Failure>,
+    pub(super) details: Vec<Self>,
 }
 
 /// An entry of `Microsoft.Compute/skus`.

@@ -125,12 +125,17 @@ mod tests {
 
     use super::*;
 
-    async fn with(script: &str) -> Result<Token, ProviderError> {
-        let dir = tempfile::tempdir().unwrap();
+    /// A folder with a vendor's tool that is this script.
+    fn tool(script: &str) -> std::io::Result<tempfile::TempDir> {
+        let dir = tempfile::tempdir()?;
         let az = dir.path().join("az");
-        std::fs::write(&az, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        std::fs::write(&az, format!("#!/bin/sh\n{script}\n"))?;
+        std::fs::set_permissions(&az, std::fs::Permissions::from_mode(0o755))?;
+        Ok(dir)
+    }
+
+    async fn with(tool: &tempfile::TempDir) -> Result<Token, ProviderError> {
+        let path = format!("{}:/usr/bin:/bin", tool.path().display());
         let env: Env = [("PATH", path.as_str())].into_iter().collect();
         token("https://management.azure.com/", Some("sub"), &env).await
     }
@@ -139,12 +144,14 @@ mod tests {
     async fn the_tools_token_is_taken_and_its_troubles_are_told() {
         let good = "test \"$*\" = 'account get-access-token --output json --resource https://management.azure.com/ --subscription sub' && \
                     echo '{\"accessToken\": \"abc\", \"expires_on\": 4000000000, \"tenant\": \"t\"}'";
-        let token = with(good).await.unwrap();
+        let token = with(&tool(good).unwrap()).await.unwrap();
         assert_eq!(token.reveal(), "abc");
-        let e = with("echo 'Please run az login' >&2; exit 1").await.unwrap_err();
+        let e = with(&tool("echo 'Please run az login' >&2; exit 1").unwrap())
+            .await
+            .unwrap_err();
         assert_eq!(e.code, Code::Credentials);
         assert!(e.message.contains("Please run az login"), "{}", e.message);
-        let e = with("echo SECRET").await.unwrap_err();
+        let e = with(&tool("echo SECRET").unwrap()).await.unwrap_err();
         assert!(!e.message.contains("SECRET"), "{}", e.message);
     }
 }

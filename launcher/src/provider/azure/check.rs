@@ -382,11 +382,11 @@ mod tests {
         };
         let contributor = role(&["*"], &["Microsoft.Authorization/*/Write"]);
         assert!(is_allowed(
-            &[contributor.clone()],
+            std::slice::from_ref(&contributor),
             "Microsoft.Compute/virtualMachines/write"
         ));
         assert!(!is_allowed(
-            &[contributor.clone()],
+            std::slice::from_ref(&contributor),
             "Microsoft.Authorization/roleAssignments/write"
         ));
         let both = [
