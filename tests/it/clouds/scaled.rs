@@ -6,8 +6,8 @@
 //! credentials only, leaves nothing there. The other is the next `scale`, which has to
 //! bring the cluster to where its user wants it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +18,7 @@ use herdsman_tests::home::{Home, LONG, Ran};
 use herdsman_tests::machines::available;
 use herdsman_tests::machines::cluster::SCHEDULER;
 use herdsman_tests::metadata::{Booted, LINK_LOCAL, Place, Service, apart};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::vendors::{self, Vendor};
 
@@ -49,7 +49,7 @@ impl Cluster {
         };
         let home = Home::new()?;
         let settings = format!(
-            "provider = \"{}\"\nenv = {{ mode = \"image\" }}\nimage_python = \"{}\"\n\
+            "provider = \"{}\"\n[env]\nmode = \"image\"\nimage_python = \"{}\"\n\
              [agent]\nurl = [\"https://agents.example/{{arch}}\"]\n{}",
             vendor.name,
             home.python().display(),
@@ -63,7 +63,7 @@ impl Cluster {
             home,
             place: Place::new(Some(Cloud::Hetzner), "hub-0001")?,
             hub: None,
-            service: service,
+            service,
         };
         let log = cluster.home.path().join("up");
         let out = std::fs::File::create(&log)?;
@@ -101,8 +101,10 @@ impl Cluster {
         let joined = extract::join(born.user_data.as_bytes(), "user-data").map_err(|e| anyhow::anyhow!(e.message))?;
         let joined = joined.context("no join configuration")?;
         let mut join: Value = serde_json::from_str(joined.text.reveal())?;
-        // Nothing powers this computer off, and other tests have folders of their own.
-        join["at_end"] = serde_json::json!({"power_off": false});
+        // Nothing powers this computer off. With a folder elsewhere, Dask needs no user of
+        // its own, which this computer has not.
+        join["at_end"] = json!({"power_off": false});
+        join["paths"] = json!({"environments": "/var/lib/herdsman/environments"});
         self.service.set_user_data(join.to_string().as_bytes());
         self.hub = Some(self.place.boot()?);
         Ok(())
@@ -149,9 +151,15 @@ impl Cluster {
             .iter()
             .filter(|n| n["role"] == "worker" && n["state"] == "expected")
             .count();
+        let told = || -> Vec<String> {
+            let node = |n: &Value| format!("{} {}", n["name"], n["state"]);
+            let machine = |m: &vendors::Born| format!("machine {} {}", m.name, m.address);
+            nodes.iter().map(node).chain(machines.iter().map(machine)).collect()
+        };
         ensure!(
             there == workers && known == workers,
-            "{when}: {there} machines, {known} nodes of {workers}\n{nodes:#?}"
+            "{when}: {there} machines, {known} nodes of {workers}\n{:#?}",
+            told()
         );
         Ok(())
     }
