@@ -18,7 +18,7 @@ use herdsman_tests::home::{Home, LONG, Ran};
 use herdsman_tests::machines::available;
 use herdsman_tests::machines::cluster::SCHEDULER;
 use herdsman_tests::metadata::{Booted, LINK_LOCAL, Place, Service, apart};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::vendors::{self, Vendor};
 
@@ -53,7 +53,7 @@ impl Cluster {
         };
         let home = Home::without_dask()?;
         let settings = format!(
-            "provider = \"{}\"\nenv = {{ mode = \"image\" }}\nimage_python = \"{}\"\n\
+            "provider = \"{}\"\n[env]\nmode = \"image\"\nimage_python = \"{}\"\n\
              [agent]\nurl = [\"https://agents.example/{{arch}}\"]\n{}",
             vendor.name,
             home.python().display(),
@@ -107,8 +107,10 @@ impl Cluster {
         let joined = extract::join(born.user_data.as_bytes(), "user-data").map_err(|e| anyhow::anyhow!(e.message))?;
         let joined = joined.context("no join configuration")?;
         let mut join: Value = serde_json::from_str(joined.text.reveal())?;
-        // Nothing powers this computer off, and other tests have folders of their own.
-        join["at_end"] = serde_json::json!({"power_off": false});
+        // Nothing powers this computer off. With a folder elsewhere, Dask needs no user of
+        // its own, which this computer has not.
+        join["at_end"] = json!({"power_off": false});
+        join["paths"] = json!({"environments": "/var/lib/herdsman/environments"});
         self.service.set_user_data(join.to_string().as_bytes());
         self.hub = Some(self.place.boot()?);
         Ok(())
@@ -160,9 +162,15 @@ impl Cluster {
             .iter()
             .filter(|n| n["role"] == "worker" && n["state"] == "expected")
             .count();
+        let told = || -> Vec<String> {
+            let node = |n: &Value| format!("{} {}", n["name"], n["state"]);
+            let machine = |m: &vendors::Born| format!("machine {} {}", m.name, m.address);
+            nodes.iter().map(node).chain(machines.iter().map(machine)).collect()
+        };
         ensure!(
             there == workers && known == workers,
-            "{when}: {there} machines, {known} nodes of {workers}\n{nodes:#?}"
+            "{when}: {there} machines, {known} nodes of {workers}\n{:#?}",
+            told()
         );
         Ok(())
     }
