@@ -118,10 +118,7 @@ async fn sweep(ctx: &Context, access: &Access) -> Result<(), ApiError> {
 /// Whether nothing comes of a node any more: `exists` says whether the provider has a
 /// machine of it. Machines that others made are not the provider's to know.
 fn is_over(node: &NodeStatus, exists: bool) -> bool {
-    let ended = matches!(
-        node.state,
-        NodeState::Stopped | NodeState::Revoked | NodeState::Lost
-    );
+    let ended = matches!(node.state, NodeState::Stopped | NodeState::Revoked | NodeState::Lost);
     node.role == Role::Worker && (ended || !(exists || node.anywhere))
 }
 
@@ -254,6 +251,7 @@ async fn grow(
             failed.sort();
             failed.dedup();
             failed.retain(|n| !fine(n));
+            give_up(access, &status, &failed).await;
             match remove(ctx, access, &failed, "did not start").await {
                 Ok(left) if left.is_empty() => {
                     // The logs of what is deleted are gone as well.
@@ -269,6 +267,26 @@ async fn grow(
             }
             Err(e)
         }
+    }
+}
+
+/// Tells the hub that nothing comes of nodes any more, before their machines are deleted:
+/// a vendor's list may still show those when the next command looks, and that command
+/// must not take them for workers if this one dies here. What cannot be told is removed
+/// all the same.
+async fn give_up(access: &Access, status: &ClusterStatus, nodes: &[NodeName]) {
+    let waiting = |n: &&NodeStatus| {
+        n.role == Role::Worker && n.state == NodeState::Expected && n.workers.is_empty() && nodes.contains(&n.name)
+    };
+    let request = Retire {
+        nodes: status.nodes.iter().filter(waiting).map(|n| n.name.clone()).collect(),
+        count: 0,
+        timeout_seconds: 1,
+    };
+    if !request.nodes.is_empty()
+        && let Err(e) = access.link.post::<_, Retired>("/v1/retire", &request, SOON).await
+    {
+        tracing::debug!("nodes that did not start were not retired: {}", e.message);
     }
 }
 
@@ -338,7 +356,11 @@ mod tests {
             ("lost", true, false, true),
             ("stopped", false, true, true),
         ] {
-            assert_eq!(is_over(&node("worker", state, anywhere), exists), over, "{state} {anywhere} {exists}");
+            assert_eq!(
+                is_over(&node("worker", state, anywhere), exists),
+                over,
+                "{state} {anywhere} {exists}"
+            );
         }
         assert!(!is_over(&node("scheduler", "lost", false), false));
     }
