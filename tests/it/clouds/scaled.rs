@@ -60,7 +60,7 @@ impl Cluster {
         let Some(emulator) = vendor.start(address, 200)? else {
             return Ok(None);
         };
-        let home = Home::new()?;
+        let home = Home::without_dask()?;
         let settings = format!(
             "provider = \"{}\"\n[env]\nmode = \"image\"\nimage_python = \"{}\"\n\
              [agent]\nurl = [\"https://agents.example/{{arch}}\"]\n{}",
@@ -132,7 +132,10 @@ impl Cluster {
     fn command_at(&self, emulator: &Emulator, args: &[&str]) -> Result<Command> {
         let mut command = self.home.command(args)?;
         self.vendor.dress(&mut command, emulator, &self.home)?;
-        command.env("HERDSMAN_MY_ADDRESS", HUB.to_string());
+        command
+            .env("HERDSMAN_MY_ADDRESS", HUB.to_string())
+            // It is in a network of its own.
+            .env_remove("HERDSMAN_PROXY_COMMAND");
         Ok(command)
     }
 

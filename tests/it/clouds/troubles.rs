@@ -44,7 +44,7 @@ struct Account {
 
 impl Account {
     fn new(vendor: &'static Vendor) -> Result<Option<Self>> {
-        let home = Home::new()?;
+        let home = Home::without_dask()?;
         let Some(emulator) = vendor.start(|_| Ipv4Addr::new(10, 99, 1, 1), 0)? else {
             return Ok(None);
         };
