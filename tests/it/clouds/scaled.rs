@@ -16,7 +16,7 @@ use herdsman_agent::source::extract;
 use herdsman_tests::clouds::{Emulator, killed_after};
 use herdsman_tests::home::{Home, LONG, Ran};
 use herdsman_tests::machines::cluster::SCHEDULER;
-use herdsman_tests::machines::{available, is_complete};
+use herdsman_tests::machines::{available, is_complete, thorough};
 use herdsman_tests::metadata::{Booted, LINK_LOCAL, Place, Service, apart};
 use serde_json::{Value, json};
 
@@ -250,25 +250,40 @@ fn a_scale_that_dies_on_aws_loses_nothing() -> Result<()> {
 
 #[test]
 fn a_scale_that_dies_on_azure_loses_nothing() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     story(&vendors::AZURE)
 }
 
 #[test]
 fn a_scale_that_dies_on_digitalocean_loses_nothing() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     story(&vendors::DIGITALOCEAN)
 }
 
 #[test]
 fn a_scale_that_dies_on_gcp_loses_nothing() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     story(&vendors::GCP)
 }
 
 #[test]
 fn a_scale_that_dies_on_hetzner_loses_nothing() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     story(&vendors::HETZNER)
 }
 
 #[test]
 fn a_scale_that_dies_on_openstack_loses_nothing() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     story(&vendors::OPENSTACK)
 }
