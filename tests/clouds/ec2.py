@@ -281,7 +281,8 @@ class Ec2(Cloud):
         return Reply(200, json.dumps({"FormatVersion": "aws_v1", "PriceList": entries}).encode())
 
     def fault(self, request: Request, fault: dict) -> Reply:
-        code, text = fault.get("code", "InternalError"), fault.get("message", "made by the test")
+        usual = "RequestLimitExceeded" if fault["status"] == 429 else "InternalError"
+        code, text = fault.get("code", usual), fault.get("message", "made by the test")
         if "x-amz-target" in request.headers:
             body = json.dumps({"__type": code, "message": text})
         else:

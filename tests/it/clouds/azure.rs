@@ -319,25 +319,33 @@ fn every_call(account: &Account, up: &[&str]) -> Result<u64> {
 
 #[test]
 fn a_down_that_dies_after_any_call_is_finished_by_the_next() -> Result<()> {
+    every_call_of_down("")
+}
+
+#[test]
+fn a_down_in_a_group_of_the_users_that_dies_is_finished_by_the_next() -> Result<()> {
+    every_call_of_down(IN_A_GROUP)
+}
+
+/// kill -9 after each single call of `down`, then `down` by somebody else.
+fn every_call_of_down(settings: &str) -> Result<()> {
     if !thorough() {
         return Ok(());
     }
     let Some(account) = Account::new()? else { return Ok(()) };
     account.made_by_hand()?;
-    for settings in ["", IN_A_GROUP] {
-        account.set(settings)?;
-        for nth in 1.. {
-            account.up(&["--workers", "1"])?;
-            let mut down = account.command(&["down", "demo", "-y"])?;
-            let was_cut = killed_after(&account.emulator, &mut down, nth)?;
-            let ran = account.down_from_an_empty_home()?;
-            ensure!([0, 3].contains(&ran.code), "after call {nth}: {}", ran.err);
-            account.is_empty().with_context(|| format!("after call {nth}"))?;
-            account.run(&["down", "demo", "-y"])?;
-            if !was_cut {
-                ensure!(nth > 4, "down took {nth} calls");
-                break;
-            }
+    account.set(settings)?;
+    for nth in 1.. {
+        account.up(&["--workers", "1"])?;
+        let mut down = account.command(&["down", "demo", "-y"])?;
+        let was_cut = killed_after(&account.emulator, &mut down, nth)?;
+        let ran = account.down_from_an_empty_home()?;
+        ensure!([0, 3].contains(&ran.code), "after call {nth}: {}", ran.err);
+        account.is_empty().with_context(|| format!("after call {nth}"))?;
+        account.run(&["down", "demo", "-y"])?;
+        if !was_cut {
+            ensure!(nth > 4, "down took {nth} calls");
+            break;
         }
     }
     Ok(())
