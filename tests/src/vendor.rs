@@ -182,8 +182,9 @@ fn ec2(birth: &Birth<'_>, mac: &str) -> Vec<(String, Vec<u8>)> {
             all.push((format!("{root}{folder}"), list.join("\n").into_bytes()));
         }
         all.push((format!("/{version}/user-data"), birth.user_data.as_bytes().to_vec()));
-        let path = format!("/{version}/dynamic/instance-identity/document");
-        all.push((path, identity.to_string().into_bytes()));
+        let papers = format!("/{version}/dynamic/instance-identity");
+        all.push((format!("{papers}/document"), identity.to_string().into_bytes()));
+        all.push((papers, b"document".to_vec()));
     }
     all
 }
