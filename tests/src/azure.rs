@@ -22,7 +22,7 @@ use herdsman_agent::source::dmi::Cloud;
 use nix::sched::{CloneFlags, setns};
 use serde_json::json;
 
-use crate::machines::network::{LAPTOP, PREFIX};
+use crate::machines::network::{BRIDGE, LAPTOP, PREFIX};
 use crate::machines::{LONG, Machine, Network, Setup};
 use crate::metadata::{LINK_LOCAL, Service, base64, firmware};
 
@@ -316,6 +316,10 @@ impl Dhcp {
     /// # Errors
     /// When it cannot listen.
     pub fn start(network: &Network) -> Result<Self> {
+        // Answers go to everybody, as whoever asks has no address yet; nothing else says
+        // by which port that is.
+        let everybody = format!("{}/32", Ipv4Addr::BROADCAST);
+        network.laptop().ip(&["route", "replace", &everybody, "dev", BRIDGE])?;
         let socket = network.laptop().inside(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 67))?;
             socket.set_broadcast(true)?;

@@ -4,6 +4,7 @@
 //! and nobody tells it who made it: that, cloud-init's own search has to find out.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
@@ -81,9 +82,23 @@ pub fn boot(network: &Arc<Network>, dhcp: &Dhcp, service: Option<&Service>, birt
             service.set_for(IpAddr::V4(birth.address), &path, value);
         }
     }
+    let image = tempfile::tempdir()?;
+    let mut folders = Vec::new();
+    if birth.cloud == Cloud::Gce {
+        // What this vendor's images have: its name server is not of this world.
+        let hosts = format!(
+            "127.0.0.1 localhost\n{} metadata.google.internal metadata\n",
+            LINK_LOCAL.ip()
+        );
+        std::fs::write(image.path().join("hosts"), hosts)?;
+        // The folder's own mode goes with it.
+        std::fs::set_permissions(image.path(), std::fs::Permissions::from_mode(0o755))?;
+        folders.push((image.path().to_owned(), "/etc".to_owned()));
+    }
     let setup = VmSetup {
         arguments: ["-m", MEMORY].map(Into::into).into(),
         firmware: strings,
+        folders,
         ..VmSetup::default()
     };
     Vm::boot(network, birth.name, birth.address, "", &setup)
@@ -167,8 +182,9 @@ fn ec2(birth: &Birth<'_>, mac: &str) -> Vec<(String, Vec<u8>)> {
             all.push((format!("{root}{folder}"), list.join("\n").into_bytes()));
         }
         all.push((format!("/{version}/user-data"), birth.user_data.as_bytes().to_vec()));
-        let path = format!("/{version}/dynamic/instance-identity/document");
-        all.push((path, identity.to_string().into_bytes()));
+        let papers = format!("/{version}/dynamic/instance-identity");
+        all.push((format!("{papers}/document"), identity.to_string().into_bytes()));
+        all.push((papers, b"document".to_vec()));
     }
     all
 }

@@ -14,7 +14,7 @@ use super::place::{Place, run};
 use super::run::Run;
 
 /// The bridge's name inside the namespace.
-pub(super) const BRIDGE: &str = "br0";
+pub const BRIDGE: &str = "br0";
 /// The laptop's own address, which the bridge has.
 pub const LAPTOP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 /// Bits of the network part.
