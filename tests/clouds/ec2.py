@@ -15,6 +15,7 @@ import sys
 import tempfile
 import urllib.parse
 import urllib.request
+import xml.etree.ElementTree
 import xml.sax.saxutils
 from pathlib import Path
 
@@ -41,6 +42,19 @@ IMAGES = [
     }
     for n, month in ((1, "01"), (2, "06"))
 ]
+# What others start with where nobody names an image.
+IMAGES.append(
+    IMAGES[0]
+    | {
+        "ami_id": "ami-0d13000000000003a",
+        "name": "ubuntu/images/hvm-ssd/ubuntu-focal-20.04-amd64-server-20250603",
+        "description": "Ubuntu 20.04",
+        "owner_id": "099720109477",
+        "root_device_name": "/dev/sda1",
+        "creation_date": "2025-06-03T00:00:00.000Z",
+        "image_location": "099720109477/ubuntu",
+    }
+)
 _images = tempfile.NamedTemporaryFile("w", suffix=".json", delete=True)
 json.dump(IMAGES, _images)
 _images.flush()
@@ -162,6 +176,16 @@ SERVICES = {name: model(name) for name in ("ec2", "sts", "pricing", "service-quo
 SIGNED = {"servicequotas": "service-quotas"}
 
 
+def made(answer: bytes) -> list:
+    """Machines in an answer to RunInstances."""
+    found = []
+    tree = xml.etree.ElementTree.fromstring(answer)
+    for item in tree.iterfind("{*}instancesSet/{*}item"):
+        text = {part.tag.rpartition("}")[2]: part.text for part in item}
+        found.append({"id": text["instanceId"], "address": text["privateIpAddress"], "public": text.get("ipAddress")})
+    return found
+
+
 class Ec2(Cloud):
     def __init__(self):
         self.moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -171,6 +195,8 @@ class Ec2(Cloud):
         self.tokens: dict = {}
         # Machines that are left in one place, for one call.
         self.most = 1_000_000
+        # Machines in order, with what they were told.
+        self.made: list = []
         self.queries = {n: Query(m) for n, m in SERVICES.items() if m.metadata["protocol"] in ("ec2", "query")}
 
     def read(self, request: Request) -> None:
@@ -235,6 +261,9 @@ class Ec2(Cloud):
         reply = self.forward(request)
         if token and reply.status == 200:
             self.tokens[token] = (request.facts["form"], reply)
+        if request.action == "RunInstances" and reply.status == 200:
+            told = base64.b64decode(request.facts["form"].get("UserData", "")).decode()
+            self.made += [{"user_data": told, **machine} for machine in made(reply.body)]
         return reply
 
     def forward(self, request: Request) -> Reply:
@@ -282,7 +311,17 @@ class Ec2(Cloud):
         if path == "/_/clear":
             # moto's own way to begin anew.
             urllib.request.urlopen(urllib.request.Request(self.upstream + "/moto-api/reset", b"", method="POST"))
+            self.made = []
             return True
+        if path == "/_/made":
+            # From the answers, so that nobody has to be asked for thousands of machines.
+            return self.made[given:]
+        if path == "/_/warm":
+            # The first machine of all takes seconds, for all that is loaded then.
+            self.client().run_instances(ImageId=IMAGES[0]["ami_id"], InstanceType="t3.large", MinCount=1, MaxCount=1)
+            return True
+        if path == "/_/group":
+            return self.client().create_security_group(GroupName=given, Description=given)["GroupId"]
         if path == "/_/instances":
             return self.instances(bool(given))
         if path == "/_/most":
