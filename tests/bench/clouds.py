@@ -210,6 +210,7 @@ class Run:
             "HERDSMAN_AGENT": options.agent,
             "HERDSMAN_PROVIDER": cloud.name,
             "HERDSMAN_ENV": "image",
+            "HERDSMAN_PYTHON": sys.executable,
             # As clouds see this computer.
             "HERDSMAN_MY_ADDRESS": "203.0.113.7",
             f"HERDSMAN_{cloud.name.upper()}_ENDPOINT": cloud.emulator.url,
@@ -229,19 +230,23 @@ class Run:
         emulator.ask("latency", LATENCY)
         fleet = Fleet(self.options, f"{self.folder}/m")
         try:
-            return self.up(fleet)
+            seen = self.up(fleet)
+            self.process.kill()
+            self.process.wait()
+            return seen | self.down()
         finally:
             self.process.kill()
             self.process.wait()
-            before = len(self.log())
-            began = time.monotonic()
-            down = subprocess.run(
-                self.command("down", "bench", "-y", "-q"), env=self.env, cwd=self.home, capture_output=True, timeout=DEADLINE
-            )
-            self.down = {"seconds": time.monotonic() - began, "calls": len(self.log()) - before}
             fleet.end()
             emulator.ask("latency", 0)
-            assert down.returncode == 0, down.stderr.decode()
+
+    def down(self):
+        before, began = len(self.log()), time.monotonic()
+        down = subprocess.run(
+            self.command("down", "bench", "-y", "-q"), env=self.env, cwd=self.home, capture_output=True, timeout=DEADLINE
+        )
+        assert down.returncode == 0, down.stderr.decode()
+        return {"down": time.monotonic() - began, "down_calls": len(self.log()) - before}
 
     def up(self, fleet):
         errors = open(f"{self.folder}/up", "wb")
@@ -312,7 +317,12 @@ class Peer:
         )
         scheduler, boot_at, made = None, None, []
         ready = threading.Event()
-        threading.Thread(target=lambda: client.stdout.readline() == b"made\n" and ready.set(), daemon=True).start()
+
+        def listen():
+            if b"made\n" in client.stdout:
+                ready.set()
+
+        threading.Thread(target=listen, daemon=True).start()
         try:
             while not ready.wait(0.05):
                 made += self.cloud.new()
@@ -371,7 +381,7 @@ def rows_of(cloud, seen, peers):
             own += f", ratio without {plain:.2f}"
         yield "  all enrolled", f"{s['enrolled']:.1f} s", own, ratio, aim if n <= 100 else ""
         yield "  launcher, peak", f"{s['memory']:.1f} MB", "", "", "≤ 100 MB"
-        yield "  down", f"{s['down']['seconds']:.1f} s", f"{s['down']['calls']} calls", "", ""
+        yield "  down", f"{s['down']:.1f} s", f"{s['down_calls']} calls", "", ""
 
 
 def main():
@@ -393,9 +403,7 @@ def main():
                     peers[n] = Peer(options, cloud, n).measure()
                     print(f"  EC2Cluster {n}: {peers[n]}", file=sys.stderr, flush=True)
             for n in numbers(options.workers):
-                run = Run(options, cloud, n)
-                seen[n] = run.measure()
-                seen[n]["down"] = run.down
+                seen[n] = Run(options, cloud, n).measure()
                 print(f"  {name} {n}: {seen[n]}", file=sys.stderr, flush=True)
         finally:
             cloud.emulator.end()
