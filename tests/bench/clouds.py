@@ -14,6 +14,7 @@ it. Prints rows of a table as JSON.
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
@@ -28,6 +29,8 @@ import urllib.request
 LATENCY, BOOT = 0.1, 20.0
 # Longest wait for anything.
 DEADLINE = 900
+# Clouds where one call makes any number of machines.
+BULK = ("aws", "gcp")
 CLOUDS = pathlib.Path(__file__).parents[1] / "clouds"
 AWS = {
     "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
@@ -157,8 +160,7 @@ class Plain:
 
     def begin(self):
         self.emulator.ask("clear")
-        for path, given in self.settings:
-            self.emulator.ask(path, given)
+        self.emulator.ask("places", {"limit": 10000})
         self.seen = set()
 
     def new(self):
@@ -169,11 +171,11 @@ class Plain:
 
 
 class Hetzner(Plain):
-    name, creates, token, settings = "hetzner", ("POST /servers",), ("HCLOUD_TOKEN", "hz-test"), ()
+    name, creates, token = "hetzner", ("POST /servers",), ("HCLOUD_TOKEN", "hz-test")
 
 
 class DigitalOcean(Plain):
-    name, creates, token, settings = "digitalocean", ("POST /v2/droplets",), ("DIGITALOCEAN_TOKEN", "do-test"), ()
+    name, creates, token = "digitalocean", ("POST /v2/droplets",), ("DIGITALOCEAN_TOKEN", "dop_v1_test")
 
 
 def address_here(address):
@@ -281,8 +283,8 @@ class Run:
         log = [e for e in self.log() if e["at"] < enrolled]
         assert not any(e["violations"] for e in log), [e["violations"] for e in log if e["violations"]][:3]
         asked = max(e["at"] for e in log if e["action"] in self.cloud.creates and e.get("status", 0) < 300)
-        actions = [e["action"] for e in log]
-        print(f"  {self.cloud.name} {self.workers}: {' '.join(actions)}", file=sys.stderr)
+        counts = collections.Counter(e["action"] for e in log)
+        print(f"  {self.cloud.name} {self.workers}: {dict(counts)}", file=sys.stderr)
         return {
             "calls": len(log),
             "asked": asked - began,
@@ -367,7 +369,7 @@ def rows_of(cloud, seen, peers):
     first = seen.get(1)
     for n, s in seen.items():
         what = f"{cloud.name}, 1 + {n}: "
-        calls = "≤ 12" if cloud.name in ("aws", "gcp") and n <= 100 else ""
+        calls = "≤ 12" if cloud.name in BULK and n <= 100 else ""
         peer = peers.get(n)
         against = f"EC2Cluster {peer['calls']}" if peer else ""
         yield what + "calls", str(s["calls"]), against, f"{s['calls'] / peer['calls']:.3f}" if peer else "", calls
@@ -384,30 +386,37 @@ def rows_of(cloud, seen, peers):
         yield "  down", f"{s['down']:.1f} s", f"{s['down_calls']} calls", "", ""
 
 
+def numbers(text):
+    return [int(n) for n in text.split(",") if n]
+
+
 def main():
     parser = argparse.ArgumentParser()
     for name in ("herdsman", "agent", "load", "clouds-python", "peer-python", "folder"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--workers", default="1,10,100")
-    parser.add_argument("--peers", default="1,10")
+    parser.add_argument("--all", action="store_true", help="1000 workers, and 100 of the peer's")
+    parser.add_argument("--workers", type=numbers)
+    parser.add_argument("--peers", type=numbers)
     parser.add_argument("clouds", nargs="*")
     options = parser.parse_args()
     known = {c.name: c for c in (Ec2, Gce, Hetzner, DigitalOcean)}
-    numbers = lambda text: [int(n) for n in text.split(",") if n]
     rows = []
     for name in options.clouds or known:
         cloud, seen, peers = known[name](options), {}, {}
+        # Those whose every machine is a call, or every ten, are asked for less.
+        sizes = [1, 10, 100] + ([1000] if options.all else []) if name in BULK else [1, 100]
         try:
             if name == "aws":
-                for n in numbers(options.peers):
+                for n in ([1, 10] + ([100] if options.all else []) if options.peers is None else options.peers):
                     peers[n] = Peer(options, cloud, n).measure()
                     print(f"  EC2Cluster {n}: {peers[n]}", file=sys.stderr, flush=True)
-            for n in numbers(options.workers):
+            for n in sizes if options.workers is None else options.workers:
                 seen[n] = Run(options, cloud, n).measure()
                 print(f"  {name} {n}: {seen[n]}", file=sys.stderr, flush=True)
         finally:
             cloud.emulator.end()
         rows += rows_of(cloud, seen, peers)
+    # All that is said before goes to standard error.
     print(json.dumps(rows))
 
 
