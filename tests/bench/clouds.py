@@ -77,9 +77,12 @@ class Fleet:
 
     def __init__(self, options, folder):
         self.events, self.failed = {}, []
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else folder
+        self.memory = tempfile.TemporaryDirectory(prefix="hb", dir=memory, ignore_cleanup_errors=True)
         env = {**os.environ, "HERDSMAN_TEST_PYTHON": sys.executable}
         self.process = subprocess.Popen(
-            [options.load, "fleet", options.agent, folder], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [options.load, "fleet", options.agent, folder, self.memory.name],
+            env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
@@ -104,6 +107,7 @@ class Fleet:
     def end(self):
         self.process.stdin.close()
         self.process.wait(60)
+        self.memory.cleanup()
 
 
 class Ec2:
@@ -199,8 +203,7 @@ class Run:
     def __init__(self, options, cloud, workers):
         self.options, self.cloud, self.workers = options, cloud, workers
         self.folder = tempfile.mkdtemp(prefix=f"{workers}-", dir=options.folder)
-        self.home = pathlib.Path(self.folder) / "home"
-        self.home.mkdir()
+        self.home = pathlib.Path(self.make("home"))
         (self.home / "herdsman.toml").write_text(
             f'[env]\nimage_python = "{sys.executable}"\n[agent]\nurl = ["https://agents.example/{{arch}}"]\n'
         )
@@ -219,6 +222,11 @@ class Run:
             **cloud.env,
         }
 
+    def make(self, name):
+        folder = pathlib.Path(self.folder) / name
+        folder.mkdir()
+        return str(folder)
+
     def command(self, *args):
         return [self.options.herdsman, *args]
 
@@ -230,7 +238,7 @@ class Run:
         self.cloud.begin()
         emulator.ask("reset")
         emulator.ask("latency", LATENCY)
-        fleet = Fleet(self.options, f"{self.folder}/m")
+        fleet = Fleet(self.options, self.make("m"))
         try:
             seen = self.up(fleet)
             self.process.kill()

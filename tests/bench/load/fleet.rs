@@ -42,29 +42,34 @@ struct Machine {
 }
 
 /// Boots what it is told of until standard input ends.
-pub(crate) async fn run(agent: &Path, folder: &Path) -> Result<Value> {
+///
+/// The scheduler's files go to `disk`, as on a machine of its own. A thousand workers
+/// have a disk each, and here share `memory`: they would wait for each other's.
+pub(crate) async fn run(agent: &Path, disk: &Path, memory: &Path) -> Result<Value> {
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let counts = std::sync::Arc::new(Counts::default());
     let (agents, mut started) = tokio::sync::mpsc::unbounded_channel::<Child>();
     let mut number = 0;
     while let Some(line) = lines.next_line().await? {
         let machine: Machine = serde_json::from_str(&line)?;
-        let (agent, folder) = (agent.to_owned(), folder.join(&machine.id));
+        let agent = agent.to_owned();
+        let (disk, memory) = (disk.join(&machine.id), memory.join(&machine.id));
         let (counts, agents) = (counts.clone(), agents.clone());
         number += 1;
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs_f64(machine.after.max(0.0))).await;
             let id = machine.id.clone();
             let become_node = async {
-                match parse(&machine, &folder)? {
-                    joined if joined.join.role == Role::Scheduler => {
-                        let child = scheduler(&agent, &folder, &joined)?;
-                        // Nobody waits for it any more when everything ends.
-                        let _ = agents.send(child);
-                        say(&json!({"agent": id}))
-                    }
-                    joined => worker(number, joined, &id, machine.address, counts).await,
+                let mut joined = extract::join(machine.user_data.as_bytes(), "user-data")?
+                    .context("user-data has no join configuration")?;
+                if joined.join.role == Role::Scheduler {
+                    joined.join.paths = folders(&disk);
+                    // Nobody waits for it any more when everything ends.
+                    let _ = agents.send(scheduler(&agent, &disk, &joined)?);
+                    return say(&json!({"agent": id}));
                 }
+                joined.join.paths = folders(&memory);
+                worker(number, joined, &id, machine.address, counts).await
             };
             if let Err(e) = become_node.await {
                 let _ = say(&json!({"failed": machine.id, "why": format!("{e:#}")}));
@@ -84,16 +89,12 @@ pub(crate) async fn run(agent: &Path, folder: &Path) -> Result<Value> {
     Ok(json!({"machines": number}))
 }
 
-/// What it was told, with folders of its own.
-fn parse(machine: &Machine, folder: &Path) -> Result<Joined> {
-    let mut joined =
-        extract::join(machine.user_data.as_bytes(), "user-data")?.context("user-data has no join configuration")?;
-    joined.join.paths = Paths {
-        state: folder.join("state"),
-        run: folder.join("run"),
-        environments: folder.join("environments"),
-    };
-    Ok(joined)
+fn folders(of: &Path) -> Paths {
+    Paths {
+        state: of.join("state"),
+        run: of.join("run"),
+        environments: of.join("environments"),
+    }
 }
 
 fn scheduler(agent: &Path, folder: &Path, joined: &Joined) -> Result<Child> {
@@ -126,16 +127,18 @@ async fn worker(
     let identity = enrol::enrol(&join, &store, |_| {}).await?;
     say(&json!({"enrolled": id}))?;
     let client = enrol::client(&join, &identity.issued.agent_chain, &identity.agent_key)?;
-    let mut tries = 0;
-    let io = loop {
+    // A session that breaks is begun anew, as an agent does.
+    for tries in 0.. {
         match client.upgrade("/v1/beat", session::UPGRADE).await {
-            Ok(io) => break io,
-            Err(e) if e.retryable && tries < 100 => tokio::time::sleep(enrol::wait(tries, enrol::dice())).await,
+            Ok(io) => {
+                let _ = nodes::node(number, address, io, &counts).await;
+            }
+            Err(e) if e.retryable => {}
             Err(e) => bail!("no session: {e}"),
         }
-        tries += 1;
-    };
-    nodes::node(number, address, io, &counts).await
+        tokio::time::sleep(enrol::wait(tries, enrol::dice())).await;
+    }
+    Ok(())
 }
 
 fn say(value: &Value) -> Result<()> {
