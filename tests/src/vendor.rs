@@ -62,8 +62,10 @@ pub fn claim(network: &Network) -> Result<()> {
 /// # Errors
 /// When it cannot be booted.
 pub fn boot(network: &Arc<Network>, dhcp: &Dhcp, service: Option<&Service>, birth: &Birth<'_>) -> Result<Vm> {
-    let mut strings: Vec<(&'static str, String)> =
-        firmware(birth.cloud).into_iter().map(|(k, v)| (k, v.to_owned())).collect();
+    let mut strings: Vec<(&'static str, String)> = firmware(birth.cloud)
+        .into_iter()
+        .map(|(k, v)| (k, v.to_owned()))
+        .collect();
     match birth.cloud {
         Cloud::Ec2 => {
             // Nitro's firmware: the number of the machine, and a UUID that begins so.

@@ -51,7 +51,7 @@ struct Account {
 
 impl Account {
     fn new() -> Result<Option<Self>> {
-        let home = Home::new()?;
+        let home = Home::without_dask()?;
         let Some(emulator) = Emulator::start("azure", "resource_manager.py", &[])? else {
             return Ok(None);
         };

@@ -32,7 +32,7 @@ struct Account {
 
 impl Account {
     fn new(args: &[&str]) -> Result<Option<Self>> {
-        let home = Home::new()?;
+        let home = Home::without_dask()?;
         let Some(emulator) = Emulator::start("gcp", "gcp.py", args)? else {
             return Ok(None);
         };

@@ -36,7 +36,7 @@ struct Account {
 
 impl Account {
     fn new() -> Result<Option<Self>> {
-        let home = Home::new()?;
+        let home = Home::without_dask()?;
         let made = Emulator::start("openstack", "openstack.py", &[])?;
         let Some(emulator) = made else { return Ok(None) };
         emulator.ask("build", &json!(0.2))?;

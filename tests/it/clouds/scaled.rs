@@ -6,8 +6,8 @@
 //! credentials only, leaves nothing there. The other is the next `scale`, which has to
 //! bring the cluster to where its user wants it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +18,7 @@ use herdsman_tests::home::{Home, LONG, Ran};
 use herdsman_tests::machines::available;
 use herdsman_tests::machines::cluster::SCHEDULER;
 use herdsman_tests::metadata::{Booted, LINK_LOCAL, Place, Service, apart};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::vendors::{self, Vendor};
 
@@ -42,14 +42,18 @@ impl Cluster {
     fn up(vendor: &'static Vendor) -> Result<Option<Self>> {
         let address = |node: &str| {
             let number: u8 = node.rsplit_once("-w").and_then(|(_, n)| n.parse().ok()).unwrap_or(0);
-            if node == SCHEDULER { HUB } else { Ipv4Addr::new(10, 99, 2, number + 1) }
+            if node == SCHEDULER {
+                HUB
+            } else {
+                Ipv4Addr::new(10, 99, 2, number + 1)
+            }
         };
         let Some(emulator) = vendor.start(address, 3 * WORKERS)? else {
             return Ok(None);
         };
-        let home = Home::new()?;
+        let home = Home::without_dask()?;
         let settings = format!(
-            "provider = \"{}\"\nenv = {{ mode = \"image\" }}\nimage_python = \"{}\"\n\
+            "provider = \"{}\"\n[env]\nmode = \"image\"\nimage_python = \"{}\"\n\
              [agent]\nurl = [\"https://agents.example/{{arch}}\"]\n{}",
             vendor.name,
             home.python().display(),
@@ -63,7 +67,7 @@ impl Cluster {
             home,
             place: Place::new(Some(Cloud::Hetzner), "hub-0001")?,
             hub: None,
-            service: service,
+            service,
         };
         let log = cluster.home.path().join("up");
         let out = std::fs::File::create(&log)?;
@@ -96,13 +100,17 @@ impl Cluster {
             return Ok(());
         };
         let own = format!("{}/32", born.address);
-        let added = Command::new("ip").args(["address", "add", &own, "dev", "lo"]).status()?;
+        let added = Command::new("ip")
+            .args(["address", "add", &own, "dev", "lo"])
+            .status()?;
         ensure!(added.success(), "no address for the hub");
         let joined = extract::join(born.user_data.as_bytes(), "user-data").map_err(|e| anyhow::anyhow!(e.message))?;
         let joined = joined.context("no join configuration")?;
         let mut join: Value = serde_json::from_str(joined.text.reveal())?;
-        // Nothing powers this computer off, and other tests have folders of their own.
-        join["at_end"] = serde_json::json!({"power_off": false});
+        // Nothing powers this computer off. With a folder elsewhere, Dask needs no user of
+        // its own, which this computer has not.
+        join["at_end"] = json!({"power_off": false});
+        join["paths"] = json!({"environments": "/var/lib/herdsman/environments"});
         self.service.set_user_data(join.to_string().as_bytes());
         self.hub = Some(self.place.boot()?);
         Ok(())
@@ -115,7 +123,10 @@ impl Cluster {
     fn command_at(&self, emulator: &Emulator, args: &[&str]) -> Result<Command> {
         let mut command = self.home.command(args)?;
         self.vendor.dress(&mut command, emulator, &self.home)?;
-        command.env("HERDSMAN_MY_ADDRESS", HUB.to_string());
+        command
+            .env("HERDSMAN_MY_ADDRESS", HUB.to_string())
+            // It is in a network of its own.
+            .env_remove("HERDSMAN_PROXY_COMMAND");
         Ok(command)
     }
 
@@ -135,7 +146,9 @@ impl Cluster {
             .current_dir(empty.path());
         let ran: Ran = command.output()?.into();
         ensure!(ran.code == 0, "{when}: {} {}", ran.code, ran.err);
-        self.vendor.is_empty(&copy).with_context(|| format!("{when}\n{}", ran.err))
+        self.vendor
+            .is_empty(&copy)
+            .with_context(|| format!("{when}\n{}", ran.err))
     }
 
     /// So many workers at the vendor, each of which the hub knows, and no other.
@@ -149,9 +162,15 @@ impl Cluster {
             .iter()
             .filter(|n| n["role"] == "worker" && n["state"] == "expected")
             .count();
+        let told = || -> Vec<String> {
+            let node = |n: &Value| format!("{} {}", n["name"], n["state"]);
+            let machine = |m: &vendors::Born| format!("machine {} {}", m.name, m.address);
+            nodes.iter().map(node).chain(machines.iter().map(machine)).collect()
+        };
         ensure!(
             there == workers && known == workers,
-            "{when}: {there} machines, {known} nodes of {workers}\n{nodes:#?}"
+            "{when}: {there} machines, {known} nodes of {workers}\n{:#?}",
+            told()
         );
         Ok(())
     }
