@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import urllib.parse
 import urllib.request
 import xml.etree.ElementTree
@@ -199,6 +200,7 @@ class Ec2(Cloud):
         self.queries = {n: Query(m) for n, m in SERVICES.items() if m.metadata["protocol"] in ("ec2", "query")}
 
     def forked(self) -> None:
+        self.making = threading.Lock()
         # What moto knows is the process's.
         self.moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self.moto.start()
@@ -259,6 +261,14 @@ class Ec2(Cloud):
         if request.action == "GetServiceQuota":
             body = {"Quota": {"QuotaCode": json.loads(request.body)["QuotaCode"], "Value": 64.0}}
             return Reply(200, json.dumps(body).encode(), {"content-type": "application/x-amz-json-1.1"})
+        if request.action == "RunInstances":
+            # moto makes no two machines at once; and a call that comes again while it
+            # is still at work has to meet the answer of the first.
+            with self.making:
+                return self.once(request)
+        return self.once(request)
+
+    def once(self, request: Request) -> Reply:
         token = request.facts.get("form", {}).get("ClientToken")
         if token in self.tokens:
             # moto makes new machines; the vendor answers as before.

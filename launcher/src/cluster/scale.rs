@@ -118,10 +118,7 @@ async fn sweep(ctx: &Context, access: &Access) -> Result<(), ApiError> {
 /// Whether nothing comes of a node any more: `exists` says whether the provider has a
 /// machine of it. Machines that others made are not the provider's to know.
 fn is_over(node: &NodeStatus, exists: bool) -> bool {
-    let ended = matches!(
-        node.state,
-        NodeState::Stopped | NodeState::Revoked | NodeState::Lost
-    );
+    let ended = matches!(node.state, NodeState::Stopped | NodeState::Revoked | NodeState::Lost);
     node.role == Role::Worker && (ended || !(exists || node.anywhere))
 }
 
@@ -338,7 +335,11 @@ mod tests {
             ("lost", true, false, true),
             ("stopped", false, true, true),
         ] {
-            assert_eq!(is_over(&node("worker", state, anywhere), exists), over, "{state} {anywhere} {exists}");
+            assert_eq!(
+                is_over(&node("worker", state, anywhere), exists),
+                over,
+                "{state} {anywhere} {exists}"
+            );
         }
         assert!(!is_over(&node("scheduler", "lost", false), false));
     }
