@@ -251,6 +251,7 @@ async fn grow(
             failed.sort();
             failed.dedup();
             failed.retain(|n| !fine(n));
+            give_up(access, &status, &failed).await;
             match remove(ctx, access, &failed, "did not start").await {
                 Ok(left) if left.is_empty() => {
                     // The logs of what is deleted are gone as well.
@@ -266,6 +267,26 @@ async fn grow(
             }
             Err(e)
         }
+    }
+}
+
+/// Tells the hub that nothing comes of nodes any more, before their machines are deleted:
+/// a vendor's list may still show those when the next command looks, and that command
+/// must not take them for workers if this one dies here. What cannot be told is removed
+/// all the same.
+async fn give_up(access: &Access, status: &ClusterStatus, nodes: &[NodeName]) {
+    let waiting = |n: &&NodeStatus| {
+        n.role == Role::Worker && n.state == NodeState::Expected && n.workers.is_empty() && nodes.contains(&n.name)
+    };
+    let request = Retire {
+        nodes: status.nodes.iter().filter(waiting).map(|n| n.name.clone()).collect(),
+        count: 0,
+        timeout_seconds: 1,
+    };
+    if !request.nodes.is_empty()
+        && let Err(e) = access.link.post::<_, Retired>("/v1/retire", &request, SOON).await
+    {
+        tracing::debug!("nodes that did not start were not retired: {}", e.message);
     }
 }
 

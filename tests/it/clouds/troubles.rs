@@ -59,7 +59,10 @@ impl Account {
     fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = self.home.command(args)?;
         self.vendor.dress(&mut command, &self.emulator, &self.home)?;
-        command.env("HERDSMAN_MY_ADDRESS", LAPTOP);
+        command
+            .env("HERDSMAN_MY_ADDRESS", LAPTOP)
+            // Nothing is sent to addresses that emulators make up.
+            .env("HERDSMAN_PROXY_COMMAND", "false");
         Ok(command)
     }
 
