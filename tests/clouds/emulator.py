@@ -173,8 +173,11 @@ class Gate:
         entry, fault = self.take(request)
         if self.latency:
             time.sleep(self.latency)
+        began = time.monotonic()
         if fault is None:
             reply = self.cloud.answer(request)
+            # What no cloud would need, for benchmarks.
+            entry["took"] = time.monotonic() - began
         elif fault.get("late"):
             # Carried out, but the answer is a fault.
             self.cloud.answer(request)

@@ -120,14 +120,14 @@ fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Resul
     let Some(account) = Account::new(&[])? else {
         return Ok(());
     };
-    account.up(&["--workers", "40", "--tag", "team=geo"])?;
+    account.up(&["--workers", "100", "--tag", "team=geo"])?;
     let mut actions = account.emulator.actions()?;
     // Asked for when the machines did not come.
     actions.retain(|a| a != "instances.getSerialPortOutput");
     ensure!(actions.len() <= 12, "{} calls: {actions:?}", actions.len());
     ensure!(count(&actions, "instances.insert") == 1 && count(&actions, "instances.bulkInsert") == 1);
     let machines = account.list("instances")?;
-    ensure!(machines.len() == 41, "{} machines", machines.len());
+    ensure!(machines.len() == 101, "{} machines", machines.len());
     for m in &machines {
         for labels in [&m["labels"], &m["disk"]["labels"]] {
             for key in [
@@ -151,7 +151,7 @@ fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Resul
         "{names:?}"
     );
     let bodies = account.bodies()?;
-    ensure!(bodies[1]["minCount"] == "1" && bodies[1]["count"] == "40");
+    ensure!(bodies[1]["minCount"] == "1" && bodies[1]["count"] == "100");
 
     // The scheduler alone is open, to this computer alone, whatever the network has.
     let rules = account.list("rules")?;
