@@ -377,6 +377,7 @@ COMMON: tuple[Keyword, ...] = (
         _docker_image,
         says="no container is run: workers get a copy of this Python environment; a warning says so for images that "
         "are not Dask's own",
+        config="docker_image|azurevm.docker_image",
         usual=("daskdev/dask:latest",),
     ),
     Keyword(
@@ -495,7 +496,8 @@ def translate(vendor: Vendor, given: Mapping[str, Any]) -> Plan:
         keyword.put(plan, value)
     # What the caller says in herdsman's own words wins.
     plan.settings.update(plan.arguments.pop("settings", None) or {})
-    if "idle_timeout" in plan.arguments:
+    options = plan.arguments.get("scheduler_options")
+    if "idle_timeout" in plan.arguments or (isinstance(options, Mapping) and options.get("idle_timeout")):
         plan.settings.pop("limits.idle", None)
     return plan
 

@@ -17,7 +17,7 @@ VENDOR = Vendor(
     provider="digitalocean",
     section="digitalocean",
     keywords=(
-        Keyword("region", to("place.region"), ("place.region",), "else nyc3, as it was"),
+        Keyword("region", to("place.region"), ("place.region",), "else nyc3, as it was", usual=("nyc3",)),
         Keyword(
             "size",
             to("workers.type", "scheduler.type", form=one),

@@ -19,18 +19,6 @@ _WITHDRAWN = {
     "cx31": "cx33",
     "cx41": "cx43",
     "cx51": "cx53",
-    "cpx11": "cpx12",
-    "ccx11": "ccx13",
-    "ccx12": "ccx13",
-    "ccx21": "ccx13",
-    "ccx22": "ccx23",
-    "ccx31": "ccx23",
-    "ccx32": "ccx33",
-    "ccx41": "ccx33",
-    "ccx42": "ccx43",
-    "ccx51": "ccx53",
-    "ccx52": "ccx53",
-    "ccx62": "ccx63",
 }
 
 
@@ -52,7 +40,13 @@ VENDOR = Vendor(
     keywords=(
         BOOTSTRAP,
         Keyword("image", to("place.image"), ("place.image",), "else the newest Debian", usual=("ubuntu-20.04",)),
-        Keyword("location", to("place.region"), ("place.region",), "now also sent to the API; else fsn1"),
+        Keyword(
+            "location",
+            to("place.region"),
+            ("place.region",),
+            "now also sent to the API; else fsn1",
+            usual=("fsn1",),
+        ),
         Keyword(
             "server_type",
             _server_type,
