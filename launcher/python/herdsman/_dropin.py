@@ -17,7 +17,7 @@ import difflib
 import logging
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -502,19 +502,32 @@ def translate(vendor: Vendor, given: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def from_config(vendor: Vendor, config: Mapping[str, Any]) -> Plan:
+@dataclass(frozen=True)
+class Wish:
+    """Something that the old configuration says, and that is not its own default."""
+
+    path: str
+    keyword: Keyword
+    value: Any
+
+
+def wishes(vendor: Vendor, config: Mapping[str, Any]) -> Iterator[Wish]:
     """What the old package's configuration says. Its own defaults, which are in dask's
     configuration as soon as it was imported, are nobody's wish."""
-    plan = Plan(vendor.name)
     found = dask.config.get(vendor.section, {}, config=dict(config)) or {}
     for keyword in (*COMMON, *vendor.keywords):
         where = keyword.name if keyword.config is None else keyword.config
-        if not where:
-            continue
-        for path in where.split("|"):
+        for path in filter(None, where.split("|")):
             value = dask.config.get(path, None, config=found)
             if keyword.is_given(value) and not any(_same(value, u) for u in keyword.usual):
-                keyword.put(plan, value)
+                yield Wish(f"cloudprovider.{vendor.section}.{path}", keyword, value)
+
+
+def from_config(vendor: Vendor, config: Mapping[str, Any]) -> Plan:
+    """The plan of what the old package's configuration says."""
+    plan = Plan(vendor.name)
+    for wish in wishes(vendor, config):
+        wish.keyword.put(plan, wish.value)
     return plan
 
 
