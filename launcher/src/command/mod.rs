@@ -18,6 +18,7 @@ mod extend;
 mod incidents;
 mod logs;
 mod ls;
+mod migrate;
 mod own;
 mod packages;
 mod pkg;
@@ -111,7 +112,7 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
         Verb::Pkg(verb) => done(pkg::run(&session, &verb).await),
         Verb::Upgrade(args) => done(upgrade::run(&session, &args).await),
         Verb::Render(what) => done(render::run(&session, &what).await),
-        Verb::Config(verb) => done(config::run(&session, &verb)),
+        Verb::Config(verb) => config::run(&session, &verb),
         Verb::Completion(args) => done(completion::run(&session, &args)),
         Verb::Version => done(version::run(&session).await),
     }

@@ -19,7 +19,7 @@ pub(crate) use unseen::masked;
 pub use up::{MachineArgs, TlsArgs, UpArgs};
 pub use verbs::{
     AllowArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs,
-    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell,
+    ExtendArgs, LogsArgs, LsArgs, MigrateArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell,
     StatusArgs, UpgradeArgs,
 };
 

@@ -335,6 +335,25 @@ pub enum ConfigVerb {
     },
     /// Print where settings and keys are kept
     Path,
+    /// Write a settings file from dask-cloudprovider's configuration
+    Migrate(MigrateArgs),
+}
+
+/// Arguments of `config migrate`.
+#[derive(Clone, Debug, Args)]
+pub struct MigrateArgs {
+    /// Which cloud, where there are settings of several
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<ProviderName>,
+    /// The file to write [default: herdsman.toml]
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Print it instead
+    #[arg(long)]
+    pub print: bool,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `completion`.
