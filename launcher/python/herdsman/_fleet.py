@@ -24,6 +24,7 @@ class Fleet:
         self.target: int | None = None
         #: A change of ours is under way, so what appears or goes is no news.
         self.busy = False
+        self._first = True
         self._states: dict[str, str] = {}
         self._since: dict[str, float] = {}
         self._wished: dict[str, float] = {}
@@ -142,6 +143,7 @@ class Fleet:
         after = self.requested
         gone = before - after - self._leaving
         lost = {n for n in gone if states.get(n) == "lost" or n in preempted}
-        if self.target is not None and not self.busy:
+        first, self._first = self._first, False
+        if self.target is not None and not self.busy and not first:
             self.target = max(0, self.target + len(after - before) - len(gone - lost))
         return lost

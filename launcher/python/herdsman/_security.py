@@ -24,7 +24,7 @@ class ClusterSecurity(Security):
             tls_ca_file=ca_file,
             tls_client_cert=certificate,
             tls_client_key=key,
-            tls_min_version="1.3",
+            tls_min_version=ssl.TLSVersion.TLSv1_3,
             require_encryption=True,
             **kwargs,
         )

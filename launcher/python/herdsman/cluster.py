@@ -232,7 +232,7 @@ class Cluster(DaskCluster):
             "env.python": sys.executable,
         }
         provisional = str(known) if known is not None else _new_name()
-        if not self._named:
+        if not self._named and mode != "connect_only":
             self._defaults["name"] = provisional
 
         self._children: set[_bridge.Child] = set()
@@ -844,12 +844,8 @@ class Cluster(DaskCluster):
         answer = await self._call(["cost", self.name])
         rows = (answer.document or {}).get("clusters") or [{}]
         row = rows[0]
-        price, so_far = row.get("price") or {}, row.get("so_far")
-        self._cost = Cost(
-            per_hour=price.get("amount"),
-            so_far=so_far.get("amount") if isinstance(so_far, Mapping) else so_far,
-            currency=price.get("currency"),
-        )
+        price = row.get("price") or {}
+        self._cost = Cost(price.get("per_hour"), row.get("so_far"), price.get("currency"))
         self._cost_at = time.monotonic()
         self._cost_nodes = len(self._fleet.requested)
         return self._cost
@@ -881,7 +877,7 @@ class Cluster(DaskCluster):
     def _money(self) -> str:
         """``0.66 USD/h · 0.13 so far · stops in 17 min``."""
         parts = []
-        if self._cost is not None and self._cost.per_hour is not None:
+        if self._cost is not None and self._cost.per_hour:
             hours = (time.monotonic() - self._cost_at) / 3600
             so_far = (self._cost.so_far or 0) + hours * self._cost.per_hour
             parts.append(f"{self._cost.per_hour:.2f} {self._cost.currency}/h · {so_far:.2f} so far")
