@@ -19,7 +19,7 @@ BINARY = os.environ.setdefault("HERDSMAN_BINARY", str(ROOT / "target/debug/herds
 
 # Before dask is imported, which reads its configuration once.
 for name in [n for n in os.environ if n.startswith(("HERDSMAN_", "DASK_", "XDG_"))]:
-    if name != "HERDSMAN_BINARY":
+    if name != "HERDSMAN_BINARY" and not name.startswith("HERDSMAN_TEST_"):
         del os.environ[name]
 os.environ.update(
     HOME=str(HOME),

@@ -11,7 +11,8 @@ import itertools
 import json
 import os
 import tempfile
-import time
+import uuid
+import warnings
 from pathlib import Path
 
 import dask.config
@@ -20,9 +21,8 @@ import pytest
 from emulated import Emulator, at
 
 from herdsman import StartTimeout
-from herdsman._dropin import COMMON
+from herdsman._dropin import MigrationWarning
 
-ROOT = Path(__file__).resolve().parents[2]
 CLASSES = {
     "aws": "EC2Cluster",
     "azure": "AzureVMCluster",
@@ -32,11 +32,6 @@ CLASSES = {
     "openstack": "OpenStackCluster",
 }
 BOTH, WORKER, SCHEDULER = ("scheduler", "worker"), ("worker",), ("scheduler",)
-
-
-def program(name):
-    folder = Path(os.environ.get("HERDSMAN_TEST_PROGRAMS", ROOT / "target/debug"))
-    return folder / name
 
 
 @pytest.fixture(scope="module", params=CLASSES)
@@ -49,17 +44,13 @@ def cloud(request):
         stack.callback(patch.undo)
         for name in list(os.environ):
             if name.startswith(("HERDSMAN_", "AWS_", "AZURE_", "GOOGLE_", "OS_", "CLOUDSDK_")):
-                if name not in {"HERDSMAN_BINARY", "HERDSMAN_AGENT"}:
+                if name not in {"HERDSMAN_BINARY", "HERDSMAN_AGENT"} and not name.startswith("HERDSMAN_TEST_"):
                     patch.delenv(name)
         environment = {
             "HOME": str(home),
             "HERDSMAN_STATE_DIR": str(home / "s"),
             **emulator.environment(),
         }
-        if "HERDSMAN_BINARY" not in os.environ:
-            environment["HERDSMAN_BINARY"] = str(program("herdsman"))
-        if "HERDSMAN_AGENT" not in os.environ:
-            environment["HERDSMAN_AGENT"] = str(program("herdsman-agent"))
         if request.param == "gcp":
             (home / "key.json").write_text(json.dumps(emulator.ask("key")))
             environment["GOOGLE_APPLICATION_CREDENTIALS"] = str(home / "key.json")
@@ -67,6 +58,7 @@ def cloud(request):
             emulator.ask("build", 0.2)
         if request.param == "aws":
             emulator.ask("profile", "worker-profile")
+            MADE.update(emulator.ask("network", {"name": "lab", "network": "10.9.0.0/16", "subnet": "10.9.1.0/24"}))
         if request.param == "azure":
             subnets = {"first": "10.80.1.0/24", "second": "10.80.2.0/24"}
             emulator.ask("network", {"group": "mine", "name": "net", "subnets": subnets, "firewalls": ["closed"]})
@@ -81,14 +73,15 @@ def called(cloud, config=None, **given):
     module = importlib.import_module(f"herdsman.{cloud.cloud}")
     cloud.ask("reset")
     given.setdefault("n_workers", 1)
-    section = module.VENDOR.section
-    with dask.config.set({"cloudprovider": {section: config or {}}}):
-        # `agent.url` leads nowhere, and nobody goes there.
-        with pytest.raises(StartTimeout):
-            getattr(module, CLASSES[cloud.cloud])(
-                **{"env": "none", "start_timeout": "1s", "quiet": True, **given},
-                settings={"agent.url": ["https://agents.example/{arch}"], **given.pop("settings", {})},
-            )
+    # `agent.url` leads nowhere, and nobody goes there.
+    settings = {"agent.url": ["https://agents.example/{arch}"], **given.pop("settings", {})}
+    with dask.config.set({"cloudprovider": {module.VENDOR.section: config or {}}}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MigrationWarning)
+            with pytest.raises(StartTimeout):
+                getattr(module, CLASSES[cloud.cloud])(
+                    **{"env": "none", "start_timeout": "1s", "quiet": True, **given}, settings=settings
+                )
     return cloud.machines()
 
 
@@ -108,6 +101,9 @@ def nic(b):
     return at(b, "properties/networkProfile/networkInterfaceConfigurations/0/properties")
 
 
+#: What somebody made at EC2 before.
+MADE = {}
+IMAGE = str(uuid.uuid5(uuid.NAMESPACE_URL, "image 5"))
 IDENTITY = "/subscriptions/s/resourceGroups/mine/providers/Microsoft.ManagedIdentity/userAssignedIdentities/w"
 #: Calls of each class: keywords, what is in the configuration instead, and for each of
 #: them where its value is in the request.
@@ -146,6 +142,29 @@ CALLS = {
                 ),
                 "enable_detailed_monitoring": (BOTH, lambda b: b["Monitoring.Enabled"] == "true"),
                 "spot": (WORKER, lambda b: b["InstanceMarketOptions.MarketType"] == "spot"),
+                # The zone is that of the subnet.
+                "availability_zone": (BOTH, lambda b: b["NetworkInterface.1.SubnetId"].startswith("subnet-")),
+            },
+        ),
+        (
+            {
+                "instance_type": "m5.large",
+                "vpc": "$vpc",
+                "subnet_id": "$subnet",
+                "security_groups": ["$group"],
+                "key_name": "mine",
+                "spot": False,
+            },
+            {
+                "instance_type": (BOTH, lambda b: b["InstanceType"] == "m5.large"),
+                "subnet_id": (BOTH, lambda b: b["NetworkInterface.1.SubnetId"] == MADE["subnet"]),
+                # The network is that of the subnet and of the groups; another would be an error.
+                "vpc": (BOTH, lambda b: b["NetworkInterface.1.SubnetId"] == MADE["subnet"]),
+                "security_groups": (
+                    BOTH,
+                    lambda b: MADE["group"] in [v for k, v in b.items() if "SecurityGroupId" in k],
+                ),
+                "key_name": (BOTH, lambda b: b["KeyName"] == "mine"),
             },
         ),
     ],
@@ -321,10 +340,107 @@ CALLS = {
         (
             {"region": "RegionTwo", "size": "m1.large", "image": "mine"},
             {
-                "region": (BOTH, lambda b: b["_facts"].get("region") == "RegionTwo"),
+                "region": (BOTH, lambda b: b["_facts"]["region"] == "RegionTwo"),
                 "size": (BOTH, lambda b: b["flavorRef"] == "4"),
                 "image": (BOTH, lambda b: b["imageRef"] == IMAGE),
             },
         ),
     ],
 }
+
+#: The same from dask's configuration, for what stands in files only.
+FILES = {
+    "gcp": [
+        (
+            {"service_account": "w@my-project.iam.gserviceaccount.com", "instance_scopes": ["https://x/logging.write"]},
+            {"instance_scopes": (BOTH, lambda b: at(b, "serviceAccounts/0/scopes") == ["https://x/logging.write"])},
+        )
+    ],
+    "openstack": [
+        (
+            {
+                "network_id": "private",
+                "keypair_name": "ann-key",
+                "security_group": "default",
+                "external_network_id": "outside",
+                "create_floating_ip": True,
+            },
+            {
+                "network_id": (BOTH, lambda b: at(b, "networks/0") is not None),
+                "keypair_name": (BOTH, lambda b: b["key_name"] == "ann-key"),
+                # Every machine is marked as one that is to have an address outside.
+                "create_floating_ip": (BOTH, lambda b: at(b, "metadata/herdsman-reach") == "floating"),
+            },
+        )
+    ],
+}
+
+#: Keywords of the classes' own that never reach a cloud, and where they are tested.
+ELSEWHERE = {
+    "bootstrap": "nothing to do",
+    "auto_shutdown": "the end of a cluster: test_what_is_for_the_machines",
+    "service_account_credentials": "test_a_key_of_google",
+    "worker_threads": "test_what_is_for_the_machines",
+    "worker_command": "test_what_is_for_the_machines",
+    "token": "test_tokens_of_the_configuration",
+    "application_credential_id": "test_tokens_of_the_configuration",
+    "application_credential_secret": "test_tokens_of_the_configuration",
+    "auth_url": "test_tokens_of_the_configuration",
+    "auth_type": "had no effect before",
+    "security_group": "a group of OpenStack's: on its port",
+    "external_network_id": "OpenStack's floating addresses are asked for by it",
+}
+
+
+def filled(given):
+    """With the names of what was made before."""
+
+    def fill(value):
+        if isinstance(value, list):
+            return [fill(v) for v in value]
+        return MADE[value[1:]] if isinstance(value, str) and value.startswith("$") else value
+
+    return {name: fill(value) for name, value in given.items()}
+
+
+def hold(machines, wanted):
+    for name, (roles, test) in wanted.items():
+        for role in roles:
+            body = machines[role]
+            try:
+                there = test(body)
+            except (KeyError, AttributeError, TypeError, IndexError) as e:
+                there = repr(e)
+            assert there is True, f"{name} of the {role}: {there}: {json.dumps(body, indent=1)}"
+
+
+def test_keywords_are_in_the_requests(cloud):
+    for given, wanted in CALLS[cloud.cloud]:
+        assert set(wanted) <= set(given)
+        hold(called(cloud, **filled(given)), wanted)
+
+
+def test_the_old_configuration_is_in_the_requests(cloud):
+    """All keywords again, from files; and what only files have."""
+    vendor = importlib.import_module(f"herdsman.{cloud.cloud}").VENDOR
+    for given, wanted in (*CALLS[cloud.cloud], *FILES.get(cloud.cloud, [])):
+        config, keywords = {}, {}
+        for name, value in filled(given).items():
+            (keyword,) = [k for k in vendor.keywords if k.name == name]
+            path = name if keyword.config is None else keyword.config.split("|")[0]
+            if not path:
+                keywords[name] = value
+                continue
+            table = config
+            *above, last = path.split(".")
+            for part in above:
+                table = table.setdefault(part, {})
+            table[last] = value
+        hold(called(cloud, config, **keywords), wanted)
+
+
+def test_every_keyword_of_its_own_is_looked_for(cloud):
+    vendor = importlib.import_module(f"herdsman.{cloud.cloud}").VENDOR
+    tested = {name for _, wanted in (*CALLS[cloud.cloud], *FILES.get(cloud.cloud, [])) for name in wanted}
+    lost = {k.name for k in vendor.keywords} - tested - set(ELSEWHERE)
+    assert not lost, lost

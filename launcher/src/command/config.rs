@@ -45,7 +45,8 @@ pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<u8, Error> {
             let state = state_dir(&session.env)?;
             let project = find_project(&session.cwd()?);
             if printer.output() == Output::Json {
-                return printer.json(&json!({"settings": settings, "project": project, "state": state}));
+                printer.json(&json!({"settings": settings, "project": project, "state": state}))?;
+                return Ok(0);
             }
             let shown = |p: Option<std::path::PathBuf>| p.map_or_else(|| "none".into(), |p| p.display().to_string());
             printer.data(&format!(
