@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,8 +34,19 @@ agent = Path(BINARY).with_name("herdsman-agent")
 if agent.is_file():
     os.environ["HERDSMAN_AGENT"] = str(agent)
 if "herdsman" not in sys.modules and not os.environ.get("HERDSMAN_TEST_INSTALLED"):
-    sys.path.insert(0, str(ROOT / "launcher/python"))
-    os.environ["PYTHONPATH"] = str(ROOT / "launcher/python")
+    # As it is installed, with its entry points.
+    site = HOME / "site"
+    metadata = site / "herdsman-0.0.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: herdsman\nVersion: 0.0.0\n")
+    project = (ROOT / "launcher/python/pyproject.toml").read_text()
+    groups = re.findall(r'^\[project\.entry-points\."?([\w.]+)"?\]\n(\w+) = "([^"]+)"', project, re.M)
+    assert len(groups) == 3
+    points = "".join(f"[{group}]\n{name} = {value}\n" for group, name, value in groups)
+    (metadata / "entry_points.txt").write_text(points)
+    (site / "herdsman").symlink_to(ROOT / "launcher/python/herdsman")
+    sys.path.insert(0, str(site))
+    os.environ["PYTHONPATH"] = f"{site}:{Path(__file__).parent}"
 
 import pytest  # noqa: E402
 

@@ -994,9 +994,9 @@ class Cluster(DaskCluster):
 
         >>> cluster.run(["python", "-V"]).stdout                         # doctest: +SKIP
         """
-        return self.sync(self._run, list(command), detach, timeout)
+        return self.sync(self._run, command, detach, timeout)
 
-    async def _run(self, command: list[str], detach: bool, timeout: float | None) -> Finished:
+    async def _run(self, command: Sequence[str], detach: bool, timeout: float | None) -> Finished:
         if isinstance(command, str) or not command:
             raise UsageError("E-USAGE", "run: give a list of words", exit_code=2)
         words = command
