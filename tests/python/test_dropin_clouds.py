@@ -56,6 +56,7 @@ def cloud(request):
             environment["GOOGLE_APPLICATION_CREDENTIALS"] = str(home / "key.json")
         if request.param == "openstack":
             emulator.ask("build", 0.2)
+            emulator.ask("group", "theirs")
         if request.param == "aws":
             emulator.ask("profile", "worker-profile")
             MADE.update(emulator.ask("network", {"name": "lab", "network": "10.9.0.0/16", "subnet": "10.9.1.0/24"}))
@@ -361,7 +362,7 @@ FILES = {
             {
                 "network_id": "private",
                 "keypair_name": "ann-key",
-                "security_group": "default",
+                "security_group": "theirs",
                 "external_network_id": "outside",
                 "create_floating_ip": True,
             },

@@ -272,7 +272,7 @@ def test_azures_options_in_both_spellings():
             "azure.spot_max_price": 0.5,
             "azure.extra": {"properties": {"licenseType": "RHEL_BYOS"}},
             "place.role": "/subscriptions/s/x_y",
-            'tags."cost_centre"': "7",
+            "tags.cost_centre": "7",
             "place.zones": ["2"],
         }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 import logging
 import uuid
 import warnings
@@ -25,8 +26,9 @@ import dask.config
 from dask.utils import parse_timedelta
 from distributed.security import Security
 
-from herdsman._bridge import Request
+from herdsman._bridge import Request, call
 from herdsman._dropin_words import bootstrap_lines, docker_words, ours, scheduler_words, worker_words
+from herdsman._settings import from_dask
 from herdsman.cluster import Cluster
 
 logger = logging.getLogger("herdsman.migration")
@@ -582,6 +584,9 @@ def _tell(plan: Plan, stacklevel: int) -> None:
 # --- the classes --------------------------------------------------------------------------
 
 
+_IMAGE = ("render", "cloud-init", "--role", "image")
+
+
 class DropIn(Cluster):
     """What the classes of dask-cloudprovider have in common here.
 
@@ -641,8 +646,34 @@ class DropIn(Cluster):
 
     async def _begin(self) -> None:
         if self._debug:
-            print(self.render_cloud_init())
+            answer = await self._call(_IMAGE)
+            print(f"\nCloud init\n==========\n\n{(answer.document or {}).get('user_data', '')}")
         await super()._begin()
+
+    @classmethod
+    def get_cloud_init(cls, *args: Any, **kwargs: Any) -> str:
+        """User-data that makes an image of a machine, as for Packer: the agent, and lines
+        of ``extra_bootstrap``, without any key. Arguments are those of the class."""
+        called = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
+        called.pop("self", None)
+        plan = translate(cls._vendor, {**called, **called.pop("kwargs", {})})
+        weak = from_config(cls._vendor, dask.config.get("cloudprovider", {}) or {})
+        request = Request(
+            _IMAGE,
+            arguments={"provider": cls._vendor.provider, **plan.settings},
+            dask=from_dask(),
+            defaults=weak.settings,
+            profile=plan.arguments.get("profile"),
+            file=plan.arguments.get("file"),
+        )
+        return str(call(request).document["user_data"])
+
+    def render_cloud_init(self, role: str = "worker", **_: Any) -> str:
+        """User-data that makes a machine of yours a node of this cluster. It holds a key,
+        which is good for one machine, once, and for a short time: keep it as secret as a
+        password until then. ``role="image"``: see :meth:`get_cloud_init`."""
+        argv = list(_IMAGE) if role == "image" else ["render", "cloud-init", "--cluster", self.name, "--role", role]
+        return str(call(self._request(argv)).document["user_data"])
 
     async def _finish(self, delete: bool) -> None:
         try:

@@ -117,7 +117,7 @@ def _extra(plan: Plan, options: Any) -> None:
         plan.set("place.zones", one(zones))
     tags = above.pop("tags", None)
     for key, value in (tags or {}).items():
-        plan.set(f'tags."{key}"', str(value))
+        plan.set(f"tags.{key}", str(value))
     if above.pop("location", None):
         plan.warn("extra_vm_options.location", "extra_vm_options: location is left out: say location=…")
     offer = above.pop("plan", None)
