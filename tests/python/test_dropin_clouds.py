@@ -10,6 +10,7 @@ import importlib
 import itertools
 import json
 import os
+import subprocess
 import tempfile
 import uuid
 import warnings
@@ -438,6 +439,63 @@ def test_the_old_configuration_is_in_the_requests(cloud):
                 table = table.setdefault(part, {})
             table[last] = value
         hold(called(cloud, config, **keywords), wanted)
+
+
+#: Tokens and the like in the configuration, and the variables that hold them elsewhere.
+TOKENS = {
+    "digitalocean": ({"token": "dop_v1_test"}, ["DIGITALOCEAN_TOKEN"]),
+    "hetzner": ({"token": "hz-test"}, ["HCLOUD_TOKEN"]),
+    "openstack": (
+        {
+            "auth_url": "$url/identity/v3",
+            "application_credential_id": "whole",
+            "application_credential_secret": "not-a-secret",
+        },
+        ["OS_USERNAME", "OS_PASSWORD", "OS_PROJECT_NAME", "HERDSMAN_OPENSTACK_ENDPOINT"],
+    ),
+}
+
+
+def test_tokens_of_the_configuration(cloud, monkeypatch):
+    if cloud.cloud not in TOKENS:
+        pytest.skip("its credentials were never in dask's configuration")
+    config, variables = TOKENS[cloud.cloud]
+    config = {k: v.replace("$url", cloud.url) for k, v in config.items()}
+    for name in variables:
+        monkeypatch.delenv(name)
+    assert set(called(cloud, config)) == {"scheduler", "worker"}
+    # Another's token is used before it, as it was.
+    secret = [v for k, v in config.items() if k in {"token", "application_credential_secret"}]
+    told = json.dumps(cloud.ask("there", True if cloud.cloud == "openstack" else None))
+    assert not any(s in told for s in secret)
+
+
+def test_a_key_of_google(cloud, monkeypatch):
+    if cloud.cloud != "gcp":
+        pytest.skip("for GCP")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS")
+    key = cloud.ask("key")
+    assert set(called(cloud, service_account_credentials=key)) == {"scheduler", "worker"}
+
+
+def test_lines_of_ones_own_are_in_user_data_and_variables_are_not(cloud):
+    if cloud.cloud != "hetzner":
+        pytest.skip("the same for all")
+    machines = called(
+        cloud,
+        name="dask-kept",
+        settings={"keep_failed": True},
+        extra_bootstrap=["curl -H 'X: y' http://x  # a: b"],
+        env_vars={"MSG": "v4lue", "MY_TOKEN": "s3cret", "EXTRA_APT_PACKAGES": "gdal-bin"},
+        docker_args="-e OTHER=v5lue",
+    )
+    there = cloud.ask("there")["machines"]
+    subprocess.run([os.environ["HERDSMAN_BINARY"], "down", "dask-kept", "-y"], check=True, capture_output=True)
+    assert len(there) == len(machines) == 2
+    for machine in there:
+        text = machine["user_data"]
+        assert "curl -H 'X: y' http://x  # a: b" in text and "install -y --no-install-recommends gdal-bin" in text
+        assert not any(word in json.dumps(machine) for word in ("v4lue", "s3cret", "v5lue"))
 
 
 def test_every_keyword_of_its_own_is_looked_for(cloud):

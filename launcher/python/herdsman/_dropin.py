@@ -655,8 +655,7 @@ class DropIn(Cluster):
         """User-data that makes an image of a machine, as for Packer: the agent, and lines
         of ``extra_bootstrap``, without any key. Arguments are those of the class."""
         called = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs).arguments
-        called.pop("self", None)
-        plan = translate(cls._vendor, {**called, **called.pop("kwargs", {})})
+        plan = translate(cls._vendor, given(called))
         weak = from_config(cls._vendor, dask.config.get("cloudprovider", {}) or {})
         request = Request(
             _IMAGE,
