@@ -342,7 +342,11 @@ impl Dhcp {
         Ok(dhcp)
     }
 
-    fn add(&self, hardware: &str, address: Ipv4Addr) -> Result<()> {
+    /// Gives the port with this hardware an address from now on.
+    ///
+    /// # Errors
+    /// When it is no hardware's.
+    pub fn add(&self, hardware: &str, address: Ipv4Addr) -> Result<()> {
         let bytes = hardware.split(':').map(|b| u8::from_str_radix(b, 16));
         let bytes = bytes.collect::<Result<Vec<u8>, _>>()?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -21,7 +21,8 @@ pub const LAPTOP: &str = "203.0.113.7";
 /// A running emulator.
 #[derive(Debug)]
 pub struct Emulator {
-    child: Child,
+    /// Absent for a copy of another's.
+    child: Option<Child>,
     port: u16,
     cloud: &'static str,
 }
@@ -72,10 +73,25 @@ impl Emulator {
         let said: Value = serde_json::from_str(&line).with_context(|| format!("{script} said {line:?}"))?;
         let port = said["port"].as_u64().and_then(|p| u16::try_from(p).ok());
         Ok(Some(Self {
-            child,
+            child: Some(child),
             port: port.context("no port")?,
             cloud,
         }))
+    }
+
+    /// A cloud as this one is now, with everything that is in it. What is done to one of
+    /// the two is not done to the other. It ends no later than this one.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn fork(&self) -> Result<Self> {
+        let said = self.ask("fork", &Value::Null)?;
+        let port = said["port"].as_u64().and_then(|p| u16::try_from(p).ok());
+        Ok(Self {
+            child: None,
+            port: port.context("no port")?,
+            cloud: self.cloud,
+        })
     }
 
     /// Its address.
@@ -205,8 +221,13 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.child {
+            Some(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            None => drop(self.ask("end", &Value::Null)),
+        }
     }
 }
 

@@ -456,6 +456,45 @@ fn everything_that_a_user_may_want_is_in_the_call() -> Result<()> {
 }
 
 #[test]
+fn recorded_answers_of_the_vendor_are_understood() -> Result<()> {
+    let Some(account) = Account::new()? else { return Ok(()) };
+    account.emulator.ask(
+        "recorded",
+        &json!({
+            "files": {
+                "DescribeInstances": "describe_instances.xml",
+                "DescribeImages": "describe_images.xml",
+                "DescribeSubnets": "describe_subnets.xml",
+                "DescribeSecurityGroups": "describe_security_groups.xml",
+                "DescribeVolumes": "describe_volumes.xml",
+            },
+            "tags": {
+                "herdsman-cluster": "demo", "herdsman-id": "aaaaaaaaaa", "herdsman-role": "worker",
+                "herdsman-node": "demo-w0", "herdsman-created": "1000000000", "herdsman-expires": "1000003600",
+            },
+        }),
+    )?;
+    let reaped: Value = serde_json::from_str(&account.ok(&["reap", "-o", "json"])?.out)?;
+    let strays = reaped["strays"].to_string();
+    // The one that had no tags; the other has those of its owner, and is nobody of ours.
+    ensure!(
+        strays.contains("i-4382922a") && !strays.contains("i-8474834a"),
+        "{strays}"
+    );
+    ensure!(!strays.contains("sg-") && !strays.contains("vol-"), "{strays}");
+    let ran = account.run(&["check", "-o", "json"])?;
+    let report: Value = serde_json::from_str(&ran.out).with_context(|| ran.err.clone())?;
+    let findings = report["providers"][0]["findings"].as_array().context("no findings")?;
+    for what in ["network", "image"] {
+        let found = findings.iter().find(|f| f["what"] == what).context(what)?;
+        ensure!(!found.to_string().contains("not what it should be"), "{found:#}");
+    }
+    account.emulator.ask("clear", &Value::Null)?;
+    account.emulator.asked()?;
+    Ok(())
+}
+
+#[test]
 fn strays_are_found_and_reaped() -> Result<()> {
     let Some(account) = Account::new()? else { return Ok(()) };
     account.up(&["--workers", "1"])?;

@@ -32,7 +32,7 @@ const UP: [&str; 8] = [
 /// Settings of somebody who may use one resource group and a network in another.
 const IN_A_GROUP: &str = "[place]\nnetwork = \"lab/net\"\n[azure]\nresource_group = \"mine\"\n";
 
-const KINDS: [&str; 9] = [
+pub(super) const KINDS: [&str; 9] = [
     "machines",
     "groups",
     "disks",
