@@ -599,6 +599,11 @@ class DropIn(Cluster):
         plan = translate(self._vendor, given)
         weak = from_config(self._vendor, dask.config.get("cloudprovider", {}) or {})
         own = {name: plan.arguments.pop(name) for name in list(plan.arguments) if name.startswith("_")}
+        rehearsed = dask.config.get("herdsman.drop-in-provider", None)
+        if rehearsed and plan.arguments["provider"] == self._vendor.provider:
+            # To try a program without its cloud; what only the cloud has is left out.
+            plan.arguments["provider"] = str(rehearsed)
+            plan.note("provider", f"a cluster of provider {rehearsed}, as herdsman.drop-in-provider says")
         _check_protocol(plan, own.get("_protocol"))
         if own.get("_no_nanny"):
             _without_nanny(plan)

@@ -160,6 +160,7 @@ PYTHON_ONLY = {
     "asynchronous",
     "create-mode",
     "debug",
+    "drop-in-provider",
     "loop",
     "name",
     "profile",

@@ -164,6 +164,7 @@ pub const PYTHON_ONLY: &[&str] = &[
     "asynchronous",
     "create_mode",
     "debug",
+    "drop_in_provider",
     "loop",
     "quiet",
     "shutdown_on_close",
