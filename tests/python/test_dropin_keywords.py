@@ -210,6 +210,21 @@ def test_classes_of_workers():
     assert "worker_class" in of("dask_cuda.CUDAWorker").warnings
 
 
+def test_graphics_without_a_driver_are_told():
+    for name, given, told in [
+        ("EC2Cluster", {"worker_instance_type": "g4dn.xlarge"}, True),
+        ("EC2Cluster", {"worker_instance_type": "p5.48xlarge", "ami": "ami-1"}, False),
+        ("EC2Cluster", {"instance_type": "m7g.large"}, False),
+        ("AzureVMCluster", {"vm_size": "Standard_NC4as_T4_v3"}, True),
+        ("GCPCluster", {"worker_ngpus": 1, "worker_gpu_type": "nvidia-l4"}, True),
+        ("GCPCluster", {"ngpus": 0}, False),
+        ("DropletCluster", {"size": "gpu-h100x1-80gb", "extra_bootstrap": ["sh install-driver"]}, False),
+    ]:
+        plan = translate(vendor(name), given)
+        _dropin._look_for_driver(plan, from_config(vendor(name), {}))
+        assert ("driver" in plan.warnings) is told, (name, given)
+
+
 def test_certificates_of_ones_own_are_passed_on():
     mine = Security(tls_ca_file="a", tls_client_cert="b", tls_client_key="c", require_encryption=True)
     assert translate(vendor("GCPCluster"), {"security": mine}).arguments["security"] is mine

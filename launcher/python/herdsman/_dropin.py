@@ -16,6 +16,7 @@ import contextlib
 import difflib
 import inspect
 import logging
+import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -599,6 +600,7 @@ class DropIn(Cluster):
         plan = translate(self._vendor, given)
         weak = from_config(self._vendor, dask.config.get("cloudprovider", {}) or {})
         own = {name: plan.arguments.pop(name) for name in list(plan.arguments) if name.startswith("_")}
+        _look_for_driver(plan, weak)
         rehearsed = dask.config.get("herdsman.drop-in-provider", None)
         if rehearsed and plan.arguments["provider"] == self._vendor.provider:
             # To try a program without its cloud; what only the cloud has is left out.
@@ -696,6 +698,24 @@ def _quiet(level: Any, root: str) -> Any:
     from distributed.utils import silence_logging_cmgr
 
     return silence_logging_cmgr(level=level, root=root)
+
+
+#: Machine types with graphics processors: EC2's, Azure's, DigitalOcean's.
+_GRAPHICS = re.compile(r"(p|g)\d+[a-z]*\.|.*_N[CDV]|gpu-")
+
+
+def _look_for_driver(plan: Plan, weak: Plan) -> None:
+    """The old package installed a driver of NVIDIA's at each boot, for many minutes."""
+    settings = {**weak.settings, **plan.settings}
+    types = [t for key in ("workers.type", "scheduler.type") for t in settings.get(key, [])]
+    counts = [settings.get("workers.gpus", 0), settings.get("scheduler.gpus", 0), plan.arguments.get("worker_gpu") or 0]
+    has_graphics = any(counts) or any(_GRAPHICS.match(t) for t in types)
+    if has_graphics and "place.image" not in settings and not settings.get("extra_bootstrap"):
+        plan.warn(
+            "driver",
+            "the machines have graphics processors, and the usual image has no driver for them: name an image that "
+            "has one, or install it by extra_bootstrap (and give more start_timeout)",
+        )
 
 
 def _without_nanny(plan: Plan) -> None:

@@ -64,7 +64,7 @@ VENDOR = Vendor(
         ),
         BOOTSTRAP,
         AUTO_SHUTDOWN,
-        Keyword("ami", to("place.image"), ("place.image",), "else the newest Debian; an AMI for x86-64 or ARM"),
+        Keyword("ami", to("place.image"), ("place.image",), "else the newest Debian"),
         Keyword(
             "instance_type",
             to("workers.type", "scheduler.type", form=one),
