@@ -1,6 +1,6 @@
 """Tests of the Python package with the real launcher and real Dask, in a home of their own.
 
-    HERDSMAN_BINARY   the launcher [default: target/debug/herdsman]
+HERDSMAN_BINARY   the launcher [default: target/debug/herdsman]
 """
 
 import json

@@ -71,7 +71,16 @@ def test_answer_and_events(fake):
     ],
 )
 def test_errors_have_kind_code_cause_and_hints(fake, code, kind, also):
-    error = {"error": {"code": code, "message": "no", "cause": ["why"], "try": ["this"], "exit": 5, "retryable": True}}
+    error = {
+        "error": {
+            "code": code,
+            "message": "no",
+            "cause": ["why"],
+            "try": ["this"],
+            "exit": 5,
+            "retryable": True,
+        }
+    }
     fake(f"print(json.dumps({error!r})); sys.exit(5)")
     with pytest.raises(kind) as e:
         _bridge.call(_bridge.Request(["up"]))
@@ -84,7 +93,9 @@ def test_errors_have_kind_code_cause_and_hints(fake, code, kind, also):
 
 
 def test_lines_of_a_log_are_kept_apart():
-    e = from_json({"error": {"code": "E-BOOT", "message": "late", "cause": ["w2: last lines:", "uv: no space"]}})
+    e = from_json(
+        {"error": {"code": "E-BOOT", "message": "late", "cause": ["w2: last lines:", "uv: no space"]}}
+    )
     assert e.log == ["uv: no space"] and e.cause == []
 
 

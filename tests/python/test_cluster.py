@@ -107,7 +107,9 @@ def test_looking(shared):
 
 
 def test_commands_on_the_scheduler(shared):
-    done = shared.run([sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"])
+    done = shared.run(
+        [sys.executable, "-c", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"]
+    )
     assert (done.returncode, done.stdout) == (3, "out\n") and "err" in done.stderr
     with pytest.raises(subprocess.CalledProcessError):
         done.check()
@@ -132,7 +134,9 @@ def test_private_variables_reach_workers(shared, home):
         shared.send_private_envs({"MY_TOKEN": "s3cret-value"})
         assert set(client.run(lambda: __import__("os").environ.get("MY_TOKEN")).values()) == {"s3cret-value"}
         client.restart(timeout=60)
-        assert set(client.run(lambda: __import__("os").environ.get("MY_TOKEN")).values()) == {"s3cret-value"}, "new processes too"
+        assert set(client.run(lambda: __import__("os").environ.get("MY_TOKEN")).values()) == {
+            "s3cret-value"
+        }, "new processes too"
     found = subprocess.run(["grep", "-rlF", "s3cret-value", str(home / "s")], capture_output=True, text=True)
     assert found.stdout == "", "no file has it"
 
@@ -161,7 +165,9 @@ with Client("herdsman://" + sys.argv[1]) as client:
 @pytest.mark.parametrize("with_file", [False, True], ids=["bare", "etc/dask"])
 def test_scheme_from_a_process_that_never_heard_of_us(shared, tmp_path, with_file):
     if with_file:  # as the wheel installs it
-        (tmp_path / "herdsman.yaml").write_text(Path(herdsman.__file__).with_name("herdsman.yaml").read_text())
+        (tmp_path / "herdsman.yaml").write_text(
+            Path(herdsman.__file__).with_name("herdsman.yaml").read_text()
+        )
     process = run_python(SCHEME, shared.name, env={**os.environ, "DASK_CONFIG": str(tmp_path)})
     out, _ = process.communicate(timeout=90)
     assert "answer 3" in out, out

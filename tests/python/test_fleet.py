@@ -93,3 +93,17 @@ def test_several_workers_of_a_node_are_one():
     assert fleet.observed(["a-0", "a-1"]) == {"a"}
     assert fleet.observed(["a-7"]) == {"a"}
     assert fleet.observed(["else"]) == {"else"}
+
+
+def test_old_news_is_no_news():
+    fleet = Fleet("c")
+    fleet.target = 1
+    fleet.update(nodes(a="ready"), 0, seq=5)
+    fleet.busy = True
+    fleet.target = 2
+    fleet.update(nodes(a="ready", b="expected"), 1, seq=7)
+    fleet.busy = False
+    fleet.update(nodes(a="ready"), 1.1, seq=6)
+    assert fleet.requested == {"a", "b"} and fleet.target == 2
+    fleet.update(nodes(a="ready"), 60, seq=2)
+    assert fleet.requested == {"a"}, "the hub counts anew"

@@ -189,7 +189,9 @@ def test_asynchronous_scaling(cluster):
     asyncio.run(main())
 
 
-@pytest.mark.skipif(not os.environ.get("HERDSMAN_TEST_COMPLETE"), reason="a node is silent for a minute first")
+@pytest.mark.skipif(
+    not os.environ.get("HERDSMAN_TEST_COMPLETE"), reason="a node is silent for a minute first"
+)
 def test_lost_workers_are_replaced(cluster, ran):
     with Client(cluster) as client:
         victim = min(cluster.observed)

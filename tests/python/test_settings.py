@@ -86,7 +86,9 @@ def test_secret_variables_are_named_only():
 
 def test_dask_config(monkeypatch):
     monkeypatch.setenv("DASK_HERDSMAN__MAX_LIFETIME", "3h")
-    with dask.config.set({"herdsman": {"idle-timeout": "1h", "limits": {"no-client": "2h"}, "max-lifetime": "3h"}}):
+    with dask.config.set(
+        {"herdsman": {"idle-timeout": "1h", "limits": {"no-client": "2h"}, "max-lifetime": "3h"}}
+    ):
         said = _settings.from_dask()
     assert said == {"limits.idle": "3600s", "limits.no_client": "2h"}, "the environment is the launcher's"
 
@@ -172,6 +174,9 @@ def test_unknown_settings_name_the_argument():
 def test_another_protocol_is_refused_by_code():
     document = json.dumps({"protocol": 99}).encode()
     done = subprocess.run(
-        [BINARY, "--settings", "-", "-o", "json", "config", "get"], input=document, capture_output=True, timeout=30
+        [BINARY, "--settings", "-", "-o", "json", "config", "get"],
+        input=document,
+        capture_output=True,
+        timeout=30,
     )
     assert json.loads(done.stdout)["error"]["code"] == "E-PROTOCOL"

@@ -11,9 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from distributed.comm.core import Comm, Connector
+from distributed.comm.core import Comm, Connector, parse_address
 from distributed.comm.registry import Backend, get_backend
-from distributed.comm.core import parse_address
 from distributed.security import Security
 
 from herdsman import _bridge, _settings

@@ -14,6 +14,10 @@ ALIVE = frozenset({"expected", "starting", "ready", "failed"})
 #: How long a node that was asked for may be missing in the hub's list, in seconds.
 _UNSEEN = 120.0
 
+#: How long an old list may be on its way, in seconds. Not for ever: a hub that was started
+#: anew counts anew.
+_ON_ITS_WAY = 10.0
+
 
 class Fleet:
     """The workers of a cluster."""
@@ -25,6 +29,8 @@ class Fleet:
         #: A change of ours is under way, so what appears or goes is no news.
         self.busy = False
         self._first = True
+        self._seq = 0
+        self._seq_at = float("-inf")
         self._states: dict[str, str] = {}
         self._since: dict[str, float] = {}
         self._wished: dict[str, float] = {}
@@ -106,12 +112,16 @@ class Fleet:
             self._wished.pop(name, None)
             self._leaving.discard(name)
 
-    def update(self, nodes: Iterable[Mapping[str, Any]], now: float) -> set[str]:
-        """Takes the hub's list over; gives the nodes that were lost.
+    def update(self, nodes: Iterable[Mapping[str, Any]], now: float, seq: int = 0) -> set[str]:
+        """Takes the hub's list over; gives the nodes that were lost. ``seq`` is the number
+        of the newest event in it: a list that was on its way when a newer one came is old.
 
         What others added or gave up changes the target. What was lost does not: it is
         to be replaced.
         """
+        if seq < self._seq and now - self._seq_at < _ON_ITS_WAY:
+            return set()
+        self._seq, self._seq_at = seq, now
         before = self.requested
         states: dict[str, str] = {}
         preempted: set[str] = set()

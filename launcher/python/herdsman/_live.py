@@ -27,7 +27,9 @@ _AGAIN_MOST = 60.0
 class Live:
     """Keeps one such process running; ``on_message`` is called on the loop."""
 
-    def __init__(self, request: Callable[[Message | None], Request], on_message: Callable[[Message], None]) -> None:
+    def __init__(
+        self, request: Callable[[Message | None], Request], on_message: Callable[[Message], None]
+    ) -> None:
         self._request = request
         self._on_message = on_message
         self._child: Child | None = None

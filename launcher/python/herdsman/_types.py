@@ -123,9 +123,7 @@ class Finished:
         if self.returncode:
             import subprocess
 
-            raise subprocess.CalledProcessError(
-                self.returncode, list(self.args), self.stdout, self.stderr
-            )
+            raise subprocess.CalledProcessError(self.returncode, list(self.args), self.stdout, self.stderr)
         return self
 
 

@@ -77,9 +77,7 @@ class HerdsmanError(Exception):
         return _rebuild, (type(self), self.code, self.message, options)
 
 
-def _rebuild(
-    kind: type[HerdsmanError], code: str, message: str, options: dict[str, Any]
-) -> HerdsmanError:
+def _rebuild(kind: type[HerdsmanError], code: str, message: str, options: dict[str, Any]) -> HerdsmanError:
     return kind(code, message, **options)
 
 

@@ -71,6 +71,7 @@ fn show(session: &Session, name: &ClusterName, report: &ScaleReport, took: std::
             .collect();
         printer.json(&json!({
             "name": name, "ready": ready, "added": report.added, "removed": report.removed, "kept": kept,
+            "status": report.status,
         }))?;
     } else {
         for (node, why) in &report.kept {
