@@ -26,7 +26,7 @@ def table(keywords, section):
 
 
 def tables():
-    from herdsman._dropin import COMMON
+    from herdsman._dropin_common import COMMON
 
     parts = {"common": table(COMMON, "")}
     for module in MODULES:

@@ -22,7 +22,7 @@ import pytest
 from emulated import Emulator, at
 
 from herdsman import StartTimeout
-from herdsman._dropin import MigrationWarning
+from herdsman._dropin_plan import MigrationWarning
 
 CLASSES = {
     "aws": "EC2Cluster",

@@ -16,7 +16,9 @@ import pytest
 from distributed.security import Security
 
 from herdsman import _dropin
-from herdsman._dropin import COMMON, MigrationWarning, from_config, translate
+from herdsman._dropin import find, from_config, translate
+from herdsman._dropin_common import COMMON
+from herdsman._dropin_plan import MigrationWarning
 from herdsman._dropin_words import docker_words, ours
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,7 +61,7 @@ def cls(name):
 def test_every_keyword_is_honoured_or_explained(old, name):
     theirs = old["classes"][name]["keywords"]
     assert len(theirs) > 20  # those of the class, of VMCluster and of SpecCluster
-    bare = [k for k in theirs if not (v := vendor(name).find(k)) or not (v.to or v.says)]
+    bare = [k for k in theirs if not (v := find(vendor(name), k)) or not (v.to or v.says)]
     assert not bare, f"{name}: neither honoured nor explained: {bare}"
 
 

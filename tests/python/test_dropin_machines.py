@@ -21,7 +21,7 @@ from herdsman.hetzner import HetznerCluster
 from herdsman.openstack import OpenStackCluster
 
 CLASSES = (EC2Cluster, GCPCluster, AzureVMCluster, DropletCluster, HetznerCluster, OpenStackCluster)
-pytestmark = pytest.mark.filterwarnings("ignore::herdsman._dropin.MigrationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::herdsman._dropin_plan.MigrationWarning")
 AGENT = {"agent.url": ["https://agents.example/{arch}"]}
 
 

@@ -20,7 +20,8 @@ from typing import Any
 import dask.config
 
 from herdsman import aws, azure, digitalocean, gcp, hetzner, openstack
-from herdsman._dropin import Plan, Vendor, wishes
+from herdsman._dropin import wishes
+from herdsman._dropin_plan import Plan, Vendor
 from herdsman.exceptions import ClusterExists, HerdsmanError, NotFound, UsageError
 
 VENDORS: tuple[Vendor, ...] = (

@@ -9,19 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from herdsman._dropin import (
-    AUTO_SHUTDOWN,
-    BOOTSTRAP,
-    DropIn,
-    Keyword,
-    Plan,
-    Vendor,
-    gibibytes,
-    given,
-    one,
-    spot,
-    to,
-)
+from herdsman._dropin import DropIn, given
+from herdsman._dropin_common import AUTO_SHUTDOWN, BOOTSTRAP
+from herdsman._dropin_plan import Keyword, Plan, Vendor, gibibytes, one, spot, to
 from herdsman._gone import gone
 
 __all__ = ["EC2Cluster"]

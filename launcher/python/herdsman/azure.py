@@ -13,19 +13,9 @@ from typing import Any, NoReturn
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from herdsman._dropin import (
-    AUTO_SHUTDOWN,
-    BOOTSTRAP,
-    DropIn,
-    Keyword,
-    MigrationWarning,
-    Plan,
-    Vendor,
-    gibibytes,
-    given,
-    one,
-    to,
-)
+from herdsman._dropin import DropIn, given
+from herdsman._dropin_common import AUTO_SHUTDOWN, BOOTSTRAP
+from herdsman._dropin_plan import Keyword, MigrationWarning, Plan, Vendor, gibibytes, one, to
 from herdsman._gone import gone
 
 __all__ = ["AzurePreemptibleWorkerPlugin", "AzureVMCluster"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from herdsman._dropin import DropIn, Keyword, Vendor, given, one, secret, to
+from herdsman._dropin import DropIn, given
+from herdsman._dropin_plan import Keyword, Vendor, one, secret, to
 
 __all__ = ["DropletCluster"]
 

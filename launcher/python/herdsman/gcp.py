@@ -9,20 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from herdsman._dropin import (
-    AUTO_SHUTDOWN,
-    BOOTSTRAP,
-    DropIn,
-    Keyword,
-    Plan,
-    Vendor,
-    gibibytes,
-    given,
-    number,
-    one,
-    spot,
-    to,
-)
+from herdsman._dropin import DropIn, given
+from herdsman._dropin_common import AUTO_SHUTDOWN, BOOTSTRAP
+from herdsman._dropin_plan import Keyword, Plan, Vendor, gibibytes, number, one, spot, to
 
 __all__ = ["GCPCluster"]
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from herdsman._dropin import BOOTSTRAP, DropIn, Keyword, Plan, Vendor, given, one, secret, to
+from herdsman._dropin import DropIn, given
+from herdsman._dropin_common import BOOTSTRAP
+from herdsman._dropin_plan import Keyword, Plan, Vendor, one, secret, to
 
 __all__ = ["HetznerCluster"]
 
