@@ -92,7 +92,11 @@ def main():
         tree = ast.parse((folder / module / "__init__.py").read_text())
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
         public[module] = [alias.name for node in imports for alias in node.names]
-    print(json.dumps({"version": version, "classes": classes, "config": files["cloudprovider"], "public": public}))
+    print(
+        json.dumps(
+            {"version": version, "classes": classes, "config": files["cloudprovider"], "public": public}
+        )
+    )
 
 
 main()

@@ -37,7 +37,12 @@ CLOUDS = {
     "hetzner": ("hetzner.py", {"HCLOUD_TOKEN": "hz-test"}),
     "openstack": (
         "openstack.py",
-        {"OS_USERNAME": "ann", "OS_PASSWORD": "not-a-secret", "OS_PROJECT_NAME": "geo", "OS_REGION_NAME": "RegionOne"},
+        {
+            "OS_USERNAME": "ann",
+            "OS_PASSWORD": "not-a-secret",
+            "OS_PROJECT_NAME": "geo",
+            "OS_REGION_NAME": "RegionOne",
+        },
     ),
 }
 
@@ -103,7 +108,10 @@ class Emulator:
             text = json.dumps(body)
             body = body.get("instanceProperties") or body.get("server") or body
             role = "scheduler" if is_scheduler(self.cloud, entry, text) else "worker"
-            found.setdefault(role, {**body, "_facts": {k: v for k, v in entry["facts"].items() if k not in {"body", "form"}}})
+            found.setdefault(
+                role,
+                {**body, "_facts": {k: v for k, v in entry["facts"].items() if k not in {"body", "form"}}},
+            )
         return found
 
 

@@ -1,6 +1,6 @@
 """The tables of keywords in `launcher/python/MIGRATING.md`, from the classes themselves.
 
-    python tests/python/keyword_tables.py      writes them
+python tests/python/keyword_tables.py      writes them
 """
 
 import importlib

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import dask.config
 import pytest
@@ -59,13 +60,22 @@ def test_what_is_for_the_machines():
     )
     assert found["provider"] == "aws" and found["security"]["insecure"] is True
     group = worker(found)
-    assert (group["count"], group["threads"], group["memory"], group["class"]) == (3, 2, "4GiB", "mine.Worker2")
+    assert (group["count"], group["threads"], group["memory"], group["class"]) == (
+        3,
+        2,
+        "4GiB",
+        "mine.Worker2",
+    )
     assert group["resources"] == {"GPU": 1.0} and group["options"] == ["--preload=a.py"]
     assert found["scheduler"]["options"] == ["--preload=b.py"] and found["limits"]["idle"] == "1h"
-    assert found["env"]["variables"] == {"MSG": "it's", "A": "1"} and found["env"]["secrets"] == ["DB_PASSWORD"]
+    assert found["env"]["variables"] == {"MSG": "it's", "A": "1"} and found["env"]["secrets"] == [
+        "DB_PASSWORD"
+    ]
     assert "hunter2" not in json.dumps(found)
     assert found["extra_bootstrap"] == ["echo a: b"]
-    found = settings(OpenStackCluster, worker_threads=3, worker_command="dask worker tcp://x --lifetime 1h", n_workers=0)
+    found = settings(
+        OpenStackCluster, worker_threads=3, worker_command="dask worker tcp://x --lifetime 1h", n_workers=0
+    )
     assert (worker(found)["threads"], worker(found)["options"]) == (3, ["--lifetime", "1h"])
     assert settings(GCPCluster, auto_shutdown=False)["limits"]["idle"] == "off"
     assert worker(settings(EC2Cluster, worker_class="distributed.Worker"))["options"] == ["--no-nanny"]
@@ -86,7 +96,7 @@ def test_certificates_of_ones_own(tmp_path):
     mine["tls_client_key"] = "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n"
     found = settings(GCPCluster, security=Security(require_encryption=True, **mine))["security"]
     key = found.pop("tls_client_key")
-    assert os.stat(key).st_mode & 0o777 == 0o600 and "PRIVATE KEY" in open(key).read()
+    assert os.stat(key).st_mode & 0o777 == 0o600 and "PRIVATE KEY" in Path(key).read_text()
     assert found == {"insecure": False, **{k: v for k, v in mine.items() if k != "tls_client_key"}}
 
 
@@ -116,11 +126,13 @@ def test_defaults_of_an_imported_dask_cloudprovider_are_nobodys_wish():
 def test_user_data_for_images(cls):
     """What Packer is given: called without a loop and without an account."""
     lines = ["echo a: b", "curl -H 'X: y' http://x"]
-    text = cls.get_cloud_init(extra_bootstrap=lines, settings=AGENT, env_vars={"MSG": "s3cret"}, security=True)
+    text = cls.get_cloud_init(
+        extra_bootstrap=lines, settings=AGENT, env_vars={"MSG": "s3cret"}, security=True
+    )
     assert text.startswith("#cloud-config\n") and all(line in text for line in lines)
     assert "install --no-start" in text and "https://agents.example/$a" in text
     assert "s3cret" not in text and "PRIVATE KEY" not in text and "join.json" not in text
-    assert subprocess.run(["sh", "-n"], input=_script(text), text=True).returncode == 0
+    assert subprocess.run(["sh", "-n"], input=_script(text), text=True, check=False).returncode == 0
 
 
 def _script(text):
@@ -165,9 +177,9 @@ def test_a_cluster_of_this_computer_by_the_old_words(capsys):
 
 def test_asynchronous():
     async def work():
-        async with HetznerCluster(n_workers=1, provider="local", asynchronous=True, name="dask-async") as cluster:
-            async with Client(cluster, asynchronous=True) as client:
-                return cluster.name, await client.submit(sum, [1, 2])
+        cluster = HetznerCluster(n_workers=1, provider="local", asynchronous=True, name="dask-async")
+        async with cluster, Client(cluster, asynchronous=True) as client:
+            return cluster.name, await client.submit(sum, [1, 2])
 
     assert asyncio.run(work()) == ("dask-async", 3)
 
@@ -191,7 +203,7 @@ def test_config_migrate_of_the_launcher(tmp_path):
     (tmp_path / "cloudprovider.yaml").write_text("cloudprovider:\n  gcp:\n    zone: europe-west4-a\n")
     env = {**os.environ, "DASK_CONFIG": str(tmp_path), "HERDSMAN_PYTHON": sys.executable}
     command = [os.environ["HERDSMAN_BINARY"], "config", "migrate"]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, env=env, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'zones = ["europe-west4-a"]' in (tmp_path / "herdsman.toml").read_text()
     # The launcher takes what it wrote.
@@ -199,12 +211,20 @@ def test_config_migrate_of_the_launcher(tmp_path):
         [os.environ["HERDSMAN_BINARY"], "config", "get", "place.zones", "-o", "json"],
         env=env,
         cwd=tmp_path,
+        check=False,
         capture_output=True,
         text=True,
     )
     assert json.loads(done.stdout) == ["europe-west4-a"], done.stderr
-    assert subprocess.run(command, env=env, cwd=tmp_path, capture_output=True).returncode == 8
-    done = subprocess.run([*command, "--print", "-o", "json"], env=env, cwd=tmp_path, capture_output=True, text=True)
+    assert subprocess.run(command, env=env, cwd=tmp_path, check=False, capture_output=True).returncode == 8
+    done = subprocess.run(
+        [*command, "--print", "-o", "json"],
+        env=env,
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert json.loads(done.stdout)["moved"] == {"cloudprovider.gcp.zone": ["place.zones"]}
 
 

@@ -19,7 +19,7 @@ import logging
 import re
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -213,7 +213,9 @@ class DropIn(Cluster):
         """The cluster of this name, which has to exist. ``close()`` leaves it running."""
         kwargs.setdefault("create_mode", "connect_only")
         kwargs.setdefault("shutdown_on_close", False)
-        return cls(name=name, **kwargs)
+        # Classes below have signatures of their own.
+        make: Callable[..., T] = cls
+        return make(name=name, **kwargs)
 
     def _request(self, argv: Sequence[str], **extra: Any) -> Request:
         request = super()._request(argv, **extra)
@@ -249,7 +251,11 @@ class DropIn(Cluster):
         """User-data that makes a machine of yours a node of this cluster. It holds a key,
         which is good for one machine, once, and for a short time: keep it as secret as a
         password until then. ``role="image"``: see :meth:`get_cloud_init`."""
-        argv = list(_IMAGE) if role == "image" else ["render", "cloud-init", "--cluster", self.name, "--role", role]
+        argv = (
+            list(_IMAGE)
+            if role == "image"
+            else ["render", "cloud-init", "--cluster", self.name, "--role", role]
+        )
         return str(call(self._request(argv)).document["user_data"])
 
     async def _finish(self, delete: bool) -> None:
@@ -279,7 +285,11 @@ def _look_for_driver(plan: Plan, weak: Plan) -> None:
     """The old package installed a driver of NVIDIA's at each boot, for many minutes."""
     settings = {**weak.settings, **plan.settings}
     types = [t for key in ("workers.type", "scheduler.type") for t in settings.get(key, [])]
-    counts = [settings.get("workers.gpus", 0), settings.get("scheduler.gpus", 0), plan.arguments.get("worker_gpu") or 0]
+    counts = [
+        settings.get("workers.gpus", 0),
+        settings.get("scheduler.gpus", 0),
+        plan.arguments.get("worker_gpu") or 0,
+    ]
     has_graphics = any(counts) or any(_GRAPHICS.match(t) for t in types)
     if has_graphics and "place.image" not in settings and not settings.get("extra_bootstrap"):
         plan.warn(

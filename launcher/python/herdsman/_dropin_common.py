@@ -11,12 +11,16 @@ from distributed.security import Security
 from herdsman._dropin_plan import Keyword, Plan, Put, argument, one
 from herdsman._dropin_words import bootstrap_lines, docker_words, scheduler_words, worker_words
 
+
 def _docker_image(plan: Plan, image: Any) -> None:
     if not image:
         return
     name = str(image)
     if name.split("@")[0].rsplit(":", 1)[0] in _DASK_IMAGES:
-        plan.note("docker_image", f"{name} is not run: workers get a copy of this Python environment, without Docker")
+        plan.note(
+            "docker_image",
+            f"{name} is not run: workers get a copy of this Python environment, without Docker",
+        )
         return
     plan.warn(
         "docker_image",
@@ -181,7 +185,12 @@ _SAME = "as it was"
 
 #: Keywords of ``VMCluster`` and of Dask's ``SpecCluster``, which all classes take.
 COMMON: tuple[Keyword, ...] = (
-    Keyword("n_workers", argument("n_workers"), ("n_workers",), "0 unless given, or (least, most) to follow the work"),
+    Keyword(
+        "n_workers",
+        argument("n_workers"),
+        ("n_workers",),
+        "0 unless given, or (least, most) to follow the work",
+    ),
     Keyword(
         "worker_class",
         _worker_class,
@@ -250,7 +259,13 @@ COMMON: tuple[Keyword, ...] = (
         "`tls` and `tcp` follow from `security`; others are an error",
         config="",
     ),
-    Keyword("debug", _debug, ("debug",), "says more, and prints the first boot's script without any key", config=""),
+    Keyword(
+        "debug",
+        _debug,
+        ("debug",),
+        "says more, and prints the first boot's script without any key",
+        config="",
+    ),
     Keyword("asynchronous", argument("asynchronous"), ("asynchronous",), _SAME, config=""),
     Keyword("loop", argument("loop"), ("loop",), _SAME, config=""),
     Keyword("silence_logs", argument("_silence_logs"), ("silence_logs",), _SAME, absent=(False,), config=""),
@@ -278,7 +293,12 @@ COMMON: tuple[Keyword, ...] = (
         absent=(True,),
         config="",
     ),
-    Keyword("workers", _spec("workers"), says="a table of processes was possible before; an error says what to use", config=""),
+    Keyword(
+        "workers",
+        _spec("workers"),
+        says="a table of processes was possible before; an error says what to use",
+        config="",
+    ),
     Keyword("scheduler", _spec("scheduler"), says="likewise", config=""),
     Keyword("worker", _spec("worker"), says="likewise", config=""),
 )

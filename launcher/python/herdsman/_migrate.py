@@ -124,7 +124,9 @@ def _choose(all_of_them: list[Migration], provider: str | None) -> Migration:
         for one in all_of_them:
             if one.provider == provider:
                 return one
-        raise NotFound("E-NOT-FOUND", f"dask's configuration says nothing of cloudprovider for {provider}", exit_code=3)
+        raise NotFound(
+            "E-NOT-FOUND", f"dask's configuration says nothing of cloudprovider for {provider}", exit_code=3
+        )
     if not all_of_them:
         places = ", ".join(str(p) for p in dask.config.paths)
         raise NotFound(

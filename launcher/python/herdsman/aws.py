@@ -70,7 +70,9 @@ VENDOR = Vendor(
         ),
         Keyword("worker_instance_type", to("workers.type", form=one), ("workers.type",), usual=("t2.micro",)),
         Keyword("vpc", _vpc, ("place.network",), "else the default VPC"),
-        Keyword("subnet_id", to("place.subnets", form=one), ("place.subnets",), "else all subnets of the VPC"),
+        Keyword(
+            "subnet_id", to("place.subnets", form=one), ("place.subnets",), "else all subnets of the VPC"
+        ),
         Keyword(
             "security_groups",
             _security_groups,

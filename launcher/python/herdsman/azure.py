@@ -84,7 +84,7 @@ def _extra(plan: Plan, options: Any) -> None:
         plan.set("workers.spot", "only")
         plan.warn(
             "extra_vm_options.priority",
-            "extra_vm_options: priority Spot is for workers only (spot=\"only\"), and the scheduler stays; "
+            'extra_vm_options: priority Spot is for workers only (spot="only"), and the scheduler stays; '
             'spot="prefer" takes ordinary machines where there are no others',
         )
     policy = properties.pop("evictionPolicy", None)
@@ -187,7 +187,7 @@ VENDOR = Vendor(
             "vm_image",
             _image,
             ("place.image",),
-            "or `{\"id\": …}` of an image or a gallery; else the newest Debian",
+            'or `{"id": …}` of an image or a gallery; else the newest Debian',
             config="azurevm.vm_image",
             usual=(_OLD_IMAGE,),
             absent=({},),
@@ -200,7 +200,9 @@ VENDOR = Vendor(
             config="azurevm.disk_size",
             usual=(50,),
         ),
-        Keyword(BOOTSTRAP.name, BOOTSTRAP.put, BOOTSTRAP.to, BOOTSTRAP.says, "azurevm.bootstrap", (True,), (True,)),
+        Keyword(
+            BOOTSTRAP.name, BOOTSTRAP.put, BOOTSTRAP.to, BOOTSTRAP.says, "azurevm.bootstrap", (True,), (True,)
+        ),
         Keyword(
             AUTO_SHUTDOWN.name,
             AUTO_SHUTDOWN.put,

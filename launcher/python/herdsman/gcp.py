@@ -60,7 +60,9 @@ VENDOR = Vendor(
             "a list is tried in order; else as `gcloud` has it, instead of us-east1-c",
             usual=("us-east1-c",),
         ),
-        Keyword("network", _network, ("place.subnets",), "the name of a subnet, as it was", usual=("default",)),
+        Keyword(
+            "network", _network, ("place.subnets",), "the name of a subnet, as it was", usual=("default",)
+        ),
         Keyword("network_projectid", to("gcp.network_project"), ("gcp.network_project",)),
         Keyword(
             "machine_type",
@@ -75,7 +77,9 @@ VENDOR = Vendor(
             ("scheduler.type",),
             usual=("n1-standard-1",),
         ),
-        Keyword("worker_machine_type", to("workers.type", form=one), ("workers.type",), usual=("n1-standard-1",)),
+        Keyword(
+            "worker_machine_type", to("workers.type", form=one), ("workers.type",), usual=("n1-standard-1",)
+        ),
         Keyword(
             "on_host_maintenance",
             to("gcp.on_host_maintenance"),
@@ -129,7 +133,7 @@ VENDOR = Vendor(
             "preemptible",
             to("workers.spot", form=spot),
             ("workers.spot",),
-            "`True` is `spot=\"only\"`; workers that go are replaced",
+            '`True` is `spot="only"`; workers that go are replaced',
         ),
         Keyword(
             "instance_labels",

@@ -41,7 +41,9 @@ VENDOR = Vendor(
     section="hetzner",
     keywords=(
         BOOTSTRAP,
-        Keyword("image", to("place.image"), ("place.image",), "else the newest Debian", usual=("ubuntu-20.04",)),
+        Keyword(
+            "image", to("place.image"), ("place.image",), "else the newest Debian", usual=("ubuntu-20.04",)
+        ),
         Keyword(
             "location",
             to("place.region"),

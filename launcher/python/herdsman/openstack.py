@@ -61,7 +61,9 @@ VENDOR = Vendor(
             ("workers.type", "scheduler.type"),
             "a flavor; else the smallest that is large enough",
         ),
-        Keyword("image", to("place.image"), ("place.image",), "else the newest Debian or Ubuntu of the cloud"),
+        Keyword(
+            "image", to("place.image"), ("place.image",), "else the newest Debian or Ubuntu of the cloud"
+        ),
         BOOTSTRAP,
         Keyword(
             "worker_threads",
@@ -78,7 +80,9 @@ VENDOR = Vendor(
             "`dask worker …` keeps its options; `dask-cuda-worker` becomes an ordinary worker, with a warning; "
             "another program is an error that says what to use",
         ),
-        Keyword("auth_url", to("openstack.auth_url"), ("openstack.auth_url",), "in files only", keyword=False),
+        Keyword(
+            "auth_url", to("openstack.auth_url"), ("openstack.auth_url",), "in files only", keyword=False
+        ),
         Keyword(
             "application_credential_id",
             to("openstack.application_credential_id"),
