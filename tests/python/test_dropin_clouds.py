@@ -79,8 +79,13 @@ def called(cloud, config=None, **given):
     module = importlib.import_module(f"herdsman.{cloud.cloud}")
     cloud.ask("reset")
     given.setdefault("n_workers", 1)
-    # `agent.url` leads nowhere, and nobody goes there.
-    settings = {"agent.url": ["https://agents.example/{arch}"], **given.pop("settings", {})}
+    # `agent.url` leads nowhere, and nobody goes there; nor to a machine's address, which
+    # is somebody else's in the real world.
+    settings = {
+        "agent.url": ["https://agents.example/{arch}"],
+        "connect.proxy_command": "sleep 9",
+        **given.pop("settings", {}),
+    }
     with dask.config.set({"cloudprovider": {module.VENDOR.section: config or {}}}):
         with warnings.catch_warnings(), pytest.raises(StartTimeout):
             warnings.simplefilter("ignore", MigrationWarning)
