@@ -51,6 +51,9 @@ class ClusterBase(DaskCluster):
     _cost_at: float
     _cost_nodes: int
     _cost_task: asyncio.Future[Any] | None
+    _reading: asyncio.Future[None] | None
+    _finishing: asyncio.Future[None] | None
+    _deleting: _bridge.Child | None
     _background: list[asyncio.Task[Any]]
     _turn: asyncio.Lock | None
     _wake: asyncio.Event | None
@@ -85,6 +88,11 @@ class ClusterBase(DaskCluster):
             return set()
         seq = int(status.get("events") or 0)
         return self._fleet.update(status.get("nodes") or (), time.monotonic(), seq)
+
+    async def _identity(self) -> dict[str, Any]:
+        """What the scheduler says of itself and of all workers."""
+        answer: dict[str, Any] = await self.scheduler_comm.identity()
+        return answer
 
     def _wake_up(self) -> None:
         if self._wake is not None:
