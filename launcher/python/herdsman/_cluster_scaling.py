@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from dask.utils import parse_bytes, parse_timedelta
@@ -80,7 +80,7 @@ class Scaling(ClusterBase):
                     self.scheduler_info["workers"].setdefault(address, worker)
                 return
             if until is not None and time.monotonic() > until:
-                raise WorkerStartTimeoutError(running, n_workers, timeout)
+                raise WorkerStartTimeoutError(running, n_workers, float(parse_timedelta(timeout)))
             await asyncio.sleep(0.1)
 
     def _count(self, n: int | None, memory: Any = None, cores: Any = None) -> int:
@@ -157,7 +157,7 @@ class Scaling(ClusterBase):
             raise
 
     @contextlib.asynccontextmanager
-    async def _my_turn(self) -> Any:
+    async def _my_turn(self) -> AsyncIterator[None]:
         if self._turn is None:
             raise HerdsmanError("E-INTERNAL", "the cluster was not started")
         async with self._turn:

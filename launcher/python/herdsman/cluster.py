@@ -65,7 +65,7 @@ CONNECT = 30.0
 _CREATE_MODES = {"create_or_connect": "keep", "create_only": "fail", "connect_only": None}
 
 
-class Cluster(Scaling, View, Ends):
+class Cluster(Scaling, View, Ends):  # type: ignore[misc]
     """A Dask cluster on machines of a cloud, or of this computer.
 
     Arguments that are not given come from the file that ``file`` names, then
@@ -416,7 +416,7 @@ class Cluster(Scaling, View, Ends):
         else:
             raise unreachable(self.name, errors)
         if getattr(self, "_adaptive_options", None) and self._fleet.target is not None:
-            options = dict(self._adaptive_options)
+            options: dict[str, Any] = dict(self._adaptive_options)
             asyncio.get_running_loop().call_soon(lambda: self.adapt(**options))
 
     def _live_request(self, last: dict[str, Any] | None) -> _bridge.Request:
