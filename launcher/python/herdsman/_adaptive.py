@@ -41,10 +41,10 @@ class Adaptive(DaskAdaptive):
         # Only nodes all of whose workers may go.
         return [node for node, n in by_node.items() if n >= per_node]
 
-    async def scale_down(self, workers: Iterable[Any]) -> None:
+    async def scale_down(self, workers: Iterable[Any]) -> None:  # type: ignore[override]
         names = [str(w) for w in workers]
         if names:
             await self.cluster._give_up(names, idle=True)
 
-    async def scale_up(self, n: int) -> None:
-        await self.cluster._scale_to(min(n, self.maximum) if self.maximum != math.inf else n)
+    async def scale_up(self, n: int) -> None:  # type: ignore[override]
+        await self.cluster._scale_to(n if math.isinf(self.maximum) else min(n, int(self.maximum)))

@@ -18,7 +18,7 @@ from herdsman import _bridge
 from herdsman._fleet import Fleet
 from herdsman._helpers import Busy, story
 from herdsman._live import Live
-from herdsman._types import Cost, Event
+from herdsman._types import Cost, Event, Node
 from herdsman.exceptions import ClusterExists, NotFound
 
 #: Longest wait for another command that is at work on the same cluster, in seconds.
@@ -31,6 +31,8 @@ class ClusterBase(DaskCluster):
     """The state; nothing here makes, changes or ends a cluster."""
 
     security: Security
+    scheduler_comm: Any
+    status: Status
     _arguments: dict[str, Any]
     _dask_settings: dict[str, Any]
     _defaults: dict[str, Any]
@@ -51,6 +53,9 @@ class ClusterBase(DaskCluster):
     _cost_at: float
     _cost_nodes: int
     _cost_task: asyncio.Future[Any] | None
+    _reading: asyncio.Future[None] | None
+    _finishing: asyncio.Future[None] | None
+    _deleting: _bridge.Child | None
     _background: list[asyncio.Task[Any]]
     _turn: asyncio.Lock | None
     _wake: asyncio.Event | None
@@ -85,6 +90,15 @@ class ClusterBase(DaskCluster):
             return set()
         seq = int(status.get("events") or 0)
         return self._fleet.update(status.get("nodes") or (), time.monotonic(), seq)
+
+    def nodes(self) -> list[Node]:
+        """The cluster's machines, the scheduler's first, as they were heard of last."""
+        return [Node.from_json(n) for n in self._status_message.get("nodes") or ()]
+
+    async def _identity(self) -> dict[str, Any]:
+        """What the scheduler says of itself and of all workers."""
+        answer: dict[str, Any] = await self.scheduler_comm.identity()
+        return answer
 
     def _wake_up(self) -> None:
         if self._wake is not None:

@@ -23,6 +23,8 @@ from herdsman.exceptions import HerdsmanError, NotFound
 
 #: Most time that closing may take while Python ends, in seconds; the launcher goes on after it.
 AT_EXIT = 10.0
+#: Longest wait for connections to close.
+LET_GO = 5.0
 
 
 class Ends(ClusterBase):
@@ -38,7 +40,14 @@ class Ends(ClusterBase):
         await self._finish(self._deletes)
 
     async def _finish(self, delete: bool) -> None:
-        if self.status in {Status.closed, Status.closing}:
+        """Ends everything. Whoever does not wait for it any more (a deadline, Ctrl-C) does
+        not keep it from going on."""
+        if self._finishing is None:
+            self._finishing = asyncio.ensure_future(self._finish_all(delete))
+        await asyncio.shield(self._finishing)
+
+    async def _finish_all(self, delete: bool) -> None:
+        if self.status == Status.closed:
             return
         started = self.status == Status.running
         self.status = Status.closing
@@ -49,10 +58,11 @@ class Ends(ClusterBase):
         for task in self._background:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
-        if self._cost_task is not None:
-            self._cost_task.cancel()
+        for aside in (self._cost_task, self._reading):
+            if aside is not None:
+                aside.cancel()
         try:
-            await super()._close()
+            await self._let_go()
             # Not closed before the machines are gone.
             self.status = Status.closing
             if self._live is not None:
@@ -63,9 +73,26 @@ class Ends(ClusterBase):
             self.status = Status.closed
             in_use.discard(self)
 
+    async def _let_go(self) -> None:
+        """Dask's own end, which waits for a scheduler that may not answer any more."""
+        tasks = [self._sync_cluster_info_task, self._watch_worker_status_task]
+        self._sync_cluster_info_task = self._watch_worker_status_task = None
+        if self._watch_worker_status_comm is not None:
+            self._watch_worker_status_comm.abort()
+            self._watch_worker_status_comm = None
+        waiting = [task for task in tasks if task is not None]
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            await asyncio.wait(waiting, timeout=1)
+        with contextlib.suppress(asyncio.TimeoutError, OSError):
+            await asyncio.wait_for(super()._close(), LET_GO)
+
     async def _down(self) -> None:
         try:
-            await self._call(["down", self.name], self._on_event, leave=True)
+            child = self._deleting = _bridge.Child(self._request(["down", self.name]), self._on_event)
+            await _bridge.in_thread(child.wait)
+            child.result()
         except NotFound:
             pass  # somebody else has deleted it, or it has ended by itself
         self._deleted = True
@@ -108,6 +135,7 @@ class Ends(ClusterBase):
         """Python ends: deletion is handed to a launcher that outlives it."""
         if self.status == Status.closed:
             return
+        started, self._deleting = self._deleting, None
         live, self._live = self._live, None
         if live is not None:
             live.drop()
@@ -117,6 +145,10 @@ class Ends(ClusterBase):
         self.status = Status.closed
         in_use.discard(self)
         if not delete:
+            return
+        if started is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                started.wait(AT_EXIT)
             return
         descriptor, log = tempfile.mkstemp(prefix=f"herdsman-{self.name}-", suffix=".log")
         os.close(descriptor)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from dask.utils import parse_bytes, parse_timedelta
 from distributed.core import Status
+from distributed.exceptions import WorkerStartTimeoutError
 
 from herdsman._adaptive import Adaptive
 from herdsman._cluster_base import ClusterBase
@@ -66,6 +67,21 @@ class Scaling(ClusterBase):
     def scale_down(self, workers: Iterable[str]) -> Any:
         """Gives up these nodes, without losing what they have computed."""
         return self.sync(self._give_up, [str(w) for w in workers])
+
+    async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
+        """As Dask's own, which reads the list of workers anew at each look, so that what was
+        told meanwhile is forgotten."""
+        until = None if timeout is None else time.monotonic() + parse_timedelta(timeout)
+        while True:
+            info = await self._identity()
+            running = sum(w["status"] == Status.running.name for w in info["workers"].values())
+            if running >= n_workers:
+                for address, worker in info["workers"].items():
+                    self.scheduler_info["workers"].setdefault(address, worker)
+                return
+            if until is not None and time.monotonic() > until:
+                raise WorkerStartTimeoutError(running, n_workers, float(parse_timedelta(timeout)))
+            await asyncio.sleep(0.1)
 
     def _count(self, n: int | None, memory: Any = None, cores: Any = None) -> int:
         wanted = 0 if n is None else int(n)
@@ -141,7 +157,7 @@ class Scaling(ClusterBase):
             raise
 
     @contextlib.asynccontextmanager
-    async def _my_turn(self) -> Any:
+    async def _my_turn(self) -> AsyncIterator[None]:
         if self._turn is None:
             raise HerdsmanError("E-INTERNAL", "the cluster was not started")
         async with self._turn:

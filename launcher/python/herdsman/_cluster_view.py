@@ -12,18 +12,19 @@ from distributed.core import Status
 from distributed.utils import Log, Logs
 
 from herdsman import _bridge
-from herdsman._cluster_base import ClusterBase
+from herdsman._cluster_base import ClusterBase, Time
 from herdsman._helpers import escape, span
-from herdsman._types import Cost, Event, Node
+from herdsman._types import Cost, Event
 from herdsman.exceptions import HerdsmanError
 
 
 class View(ClusterBase):
     """The part of a cluster object that is looked at."""
 
-    def nodes(self) -> list[Node]:
-        """The cluster's machines, the scheduler's first, as they were heard of last."""
-        return [Node.from_json(n) for n in self._status_message.get("nodes") or ()]
+    _cached_widget: Any
+
+    async def _extend(self, lifetime: Time = "") -> None:
+        raise NotImplementedError
 
     def events(self) -> list[Event]:
         """What happened at the cluster, the oldest first."""
@@ -124,7 +125,9 @@ class View(ClusterBase):
         extend = Button(description="Extend 1 h", tooltip="Put off the time when the cluster ends by itself")
 
         def clicked(_: Any) -> None:
-            self.loop.add_callback(self._extend, "1 hour")
+            loop = self.loop
+            if loop is not None:
+                loop.add_callback(self._extend, "1 hour")
 
         extend.on_click(clicked)
         tab.children = [VBox([status, extend]), scaling]

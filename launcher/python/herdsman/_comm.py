@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from distributed.comm.core import Comm, Connector, parse_address
+from distributed.comm.addressing import parse_address
+from distributed.comm.core import Comm, Connector
 from distributed.comm.registry import Backend, get_backend
 from distributed.security import Security
 
@@ -84,7 +85,7 @@ class HerdsmanConnector(Connector):
         if connection_args.get("ssl_context") is None:
             # A client that was not told of our certificates.
             connection_args = known.security.get_connection_args("client")
-        connector = get_backend(scheme).get_connector()
+        connector: Any = get_backend(scheme).get_connector()
         return await connector.connect(location, deserialize=deserialize, **connection_args)
 
 

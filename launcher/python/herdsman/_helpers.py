@@ -104,16 +104,15 @@ def unreachable(name: str, errors: list[BaseException]) -> HerdsmanError:
 
 def compare_versions(theirs: Mapping[str, Any], name: str) -> None:
     """What is pickled here is unpickled there, so these have to agree."""
-    import dask as dask_package
-    import distributed as distributed_package
+    from importlib.metadata import version as installed
 
     def minor(version: str) -> str:
         return ".".join(version.split(".")[:2])
 
     mine = {
         "python": ".".join(str(n) for n in sys.version_info[:3]),
-        "dask": dask_package.__version__,
-        "distributed": distributed_package.__version__,
+        "dask": installed("dask"),
+        "distributed": installed("distributed"),
     }
     different = []
     for what, here in mine.items():

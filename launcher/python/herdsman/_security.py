@@ -19,6 +19,7 @@ class ClusterSecurity(Security):
     """What Dask needs to reach a cluster of herdsman's."""
 
     def __init__(self, ca_file: str, certificate: str, key: str, **kwargs: Any) -> None:
+        self._files = (ca_file, certificate, key)
         self._contexts: weakref.WeakSet[ssl.SSLContext] = weakref.WeakSet()
         super().__init__(
             tls_ca_file=ca_file,
@@ -39,7 +40,7 @@ class ClusterSecurity(Security):
 
     def _state(self) -> tuple[int, int] | None:
         try:
-            stat = os.stat(str(self.tls_client_cert))
+            stat = os.stat(self._files[1])
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_ino
@@ -54,11 +55,11 @@ class ClusterSecurity(Security):
             return False
         for context in list(self._contexts):
             try:
-                context.load_cert_chain(str(self.tls_client_cert), str(self.tls_client_key))
+                context.load_cert_chain(*self._files[1:])
             except (OSError, ssl.SSLError):
                 return False
         self._seen = state
         return True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.tls_ca_file, self.tls_client_cert, self.tls_client_key)
+        return type(self), self._files

@@ -289,7 +289,7 @@ def variables(given: Mapping[str, Any] | None) -> tuple[Settings, dict[str, str]
 
 # --- groups of workers --------------------------------------------------------------------
 
-_GROUP = {
+_GROUP: dict[str, tuple[str, Form]] = {
     "name": ("workers.name", str),
     "n": ("workers.count", count),
     "count": ("workers.count", count),

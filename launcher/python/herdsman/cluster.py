@@ -65,7 +65,7 @@ CONNECT = 30.0
 _CREATE_MODES = {"create_or_connect": "keep", "create_only": "fail", "connect_only": None}
 
 
-class Cluster(Scaling, View, Ends):
+class Cluster(Scaling, View, Ends):  # type: ignore[misc]
     """A Dask cluster on machines of a cloud, or of this computer.
 
     Arguments that are not given come from the file that ``file`` names, then
@@ -238,6 +238,9 @@ class Cluster(Scaling, View, Ends):
         self._cost_task: asyncio.Future[Any] | None = None
         self._background: list[asyncio.Task[Any]] = []
         self._created = False
+        self._reading: asyncio.Future[None] | None = None
+        self._finishing: asyncio.Future[None] | None = None
+        self._deleting: _bridge.Child | None = None
         self._deleted = False
         self._turn: asyncio.Lock | None = None
         self._start_lock: asyncio.Lock | None = None
@@ -413,7 +416,7 @@ class Cluster(Scaling, View, Ends):
         else:
             raise unreachable(self.name, errors)
         if getattr(self, "_adaptive_options", None) and self._fleet.target is not None:
-            options = dict(self._adaptive_options)
+            options: dict[str, Any] = dict(self._adaptive_options)
             asyncio.get_running_loop().call_soon(lambda: self.adapt(**options))
 
     def _live_request(self, last: dict[str, Any] | None) -> _bridge.Request:
@@ -450,6 +453,7 @@ class Cluster(Scaling, View, Ends):
             if self._have_status is not None:
                 self._have_status.set()
             lost = self._take_nodes(message)
+            self._compare_workers()
             for name in sorted(lost):
                 self._say(f"{name} is lost")
             if self._fleet.missing:
@@ -472,6 +476,29 @@ class Cluster(Scaling, View, Ends):
         elif kind == "trouble":
             error = message.get("error")
             self._cluster_manager_logs.append((datetime.datetime.now(), str(error)))
+
+    def _compare_workers(self) -> None:
+        """Reads the scheduler's list anew where the hub knows of others: the scheduler
+        tells changes to one observer only, the last that asked."""
+        if self.status != Status.running or (self._reading is not None and not self._reading.done()):
+            return
+        if self._hubs_workers() != set(self.scheduler_info["workers"]):
+            self._reading = asyncio.ensure_future(self._read_workers())
+
+    def _hubs_workers(self) -> set[str]:
+        nodes = self._status_message.get("nodes") or ()
+        return {str(w.get("address")) for node in nodes for w in node.get("workers") or ()}
+
+    async def _read_workers(self) -> None:
+        # What the hub or the scheduler has heard of, the other hears of within a moment.
+        for pause in (0.0, 0.2, 0.5, 1, 2):
+            await asyncio.sleep(pause)
+            try:
+                self.scheduler_info = SchedulerInfo(await self._identity())
+            except (OSError, asyncio.TimeoutError):
+                continue
+            if self._hubs_workers() == set(self.scheduler_info["workers"]):
+                return
 
     async def _watch_worker_status(self, comm: Any) -> None:
         """As Dask's own, and connects again: laptops sleep, and networks break."""
