@@ -198,6 +198,9 @@ class Ec2(Cloud):
                 request.facts[name] = form[name]
         request.facts["market"] = form.get("InstanceMarketOptions.MarketType", "")
 
+    def is_read(self, request: Request) -> bool:
+        return request.action.startswith(("Describe", "Get", "List"))
+
     def violations(self, request: Request) -> list:
         wrong = []
         service = request.facts["service"]

@@ -100,7 +100,8 @@ impl Emulator {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// A command of the launcher that uses it.
+    /// A command of the launcher that uses it. Its machines never answer: nothing is
+    /// sent to the addresses that an emulator makes up, which may be somebody's.
     ///
     /// # Errors
     /// When the launcher was not built.
@@ -111,6 +112,7 @@ impl Emulator {
             .env(endpoint, self.url())
             .env("HERDSMAN_PROVIDER", self.cloud)
             .env("HERDSMAN_MY_ADDRESS", LAPTOP)
+            .env("HERDSMAN_PROXY_COMMAND", "false")
             .env("HERDSMAN_ENV", "none");
         Ok(command)
     }

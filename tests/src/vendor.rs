@@ -62,8 +62,10 @@ pub fn claim(network: &Network) -> Result<()> {
 /// # Errors
 /// When it cannot be booted.
 pub fn boot(network: &Arc<Network>, dhcp: &Dhcp, service: Option<&Service>, birth: &Birth<'_>) -> Result<Vm> {
-    let mut strings: Vec<(&'static str, String)> =
-        firmware(birth.cloud).into_iter().map(|(k, v)| (k, v.to_owned())).collect();
+    let mut strings: Vec<(&'static str, String)> = firmware(birth.cloud)
+        .into_iter()
+        .map(|(k, v)| (k, v.to_owned()))
+        .collect();
     match birth.cloud {
         Cloud::Ec2 => {
             // Nitro's firmware: the number of the machine, and a UUID that begins so.
@@ -131,8 +133,8 @@ fn ec2(birth: &Birth<'_>, mac: &str) -> Vec<(String, Vec<u8>)> {
         ("mac".into(), mac.into()),
         (format!("{card}/device-number"), "0".into()),
         (format!("{card}/interface-id"), "eni-0123456789abcdef0".into()),
-        (format!("{card}/local-hostname"), host.clone()),
-        (format!("{card}/local-ipv4s"), address.clone()),
+        (format!("{card}/local-hostname"), host),
+        (format!("{card}/local-ipv4s"), address),
         (format!("{card}/mac"), mac.into()),
         (format!("{card}/subnet-ipv4-cidr-block"), format!("{network}/{PREFIX}")),
         ("placement/availability-zone".into(), "us-east-1a".into()),

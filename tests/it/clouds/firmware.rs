@@ -83,7 +83,8 @@ impl Lab {
         let log = self.cluster.laptop.home.path().join(format!("going-{}", args[0]));
         let out = std::fs::File::create(&log)?;
         let mut command = self.cluster.command(args)?;
-        self.vendor.dress(&mut command, &self.emulator, &self.cluster.laptop.home)?;
+        self.vendor
+            .dress(&mut command, &self.emulator, &self.cluster.laptop.home)?;
         command
             .env("HERDSMAN_MY_ADDRESS", LAPTOP.to_string())
             .stdin(Stdio::null())
@@ -106,7 +107,11 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(500));
         };
         let said = std::fs::read_to_string(&log).unwrap_or_default();
-        ensure!(code == Some(0), "{args:?} ended with {code:?}\n{said}{}", self.consoles());
+        ensure!(
+            code == Some(0),
+            "{args:?} ended with {code:?}\n{said}{}",
+            self.consoles()
+        );
         Ok(())
     }
 

@@ -129,7 +129,11 @@ impl Vm {
         let drive = |file: &str| format!("if=virtio,format=raw,file={}", folder.join(file).display());
         let mut arguments: Vec<String> = ["-m", "1024"].map(Into::into).into();
         arguments.extend(machine(accelerated(&image)?));
-        let line = if seeded { format!("{LINE} {SEEDED}") } else { LINE.to_owned() };
+        let line = if seeded {
+            format!("{LINE} {SEEDED}")
+        } else {
+            LINE.to_owned()
+        };
         arguments.extend(kernel(&image, &line));
         arguments.extend(smbios(&setup.firmware)?);
         let disks = ["disk", "seed"].into_iter().take(if seeded { 2 } else { 1 });
@@ -392,8 +396,14 @@ mod tests {
             of("chassis_asset_tag", "7783-7084"),
             of("product_name", "Virtual Machine"),
         ]);
-        let wanted = ["-smbios", "type=1,manufacturer=Microsoft,, Corporation,product=Virtual Machine"];
-        assert_eq!(said.unwrap(), [&wanted[..], &["-smbios", "type=3,asset=7783-7084"]].concat());
+        let wanted = [
+            "-smbios",
+            "type=1,manufacturer=Microsoft,, Corporation,product=Virtual Machine",
+        ];
+        assert_eq!(
+            said.unwrap(),
+            [&wanted[..], &["-smbios", "type=3,asset=7783-7084"]].concat()
+        );
         assert!(smbios(&[of("bios_date", "1")]).is_err());
         assert_eq!(hardware(Ipv4Addr::new(10, 99, 1, 11)), "02:99:0a:63:01:0b");
     }
