@@ -202,7 +202,7 @@ fn the_join_configuration_stands_between_its_lines() {
 fn what_makes_an_image_has_nothing_of_a_cluster() {
     let (_, boot) = boot(&[RELEASE], &["apt-get install -y gdal-bin"]);
     let download = boot.download.as_ref().unwrap();
-    let of = |form| image(download, &boot.extra, Duration::from_secs(60), form);
+    let of = |form| image(download, &boot.extra, limits::BOOTSTRAP_LIFE, form);
     for form in [UserDataForm::Script, UserDataForm::CloudConfig] {
         let text = of(form).unwrap();
         assert!(text.contains("install --no-start ||") && text.contains("apt-get install -y gdal-bin"));
