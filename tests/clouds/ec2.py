@@ -406,13 +406,14 @@ class Ec2(Cloud):
             aws_secret_access_key="test",
         )
 
-    def network(self, given: dict) -> bool:
-        """A network with this name and one subnet."""
+    def network(self, given: dict) -> dict:
+        """A network with this name, one subnet and one security group; their ids."""
         client = self.client()
         vpc = client.create_vpc(CidrBlock=given["network"])["Vpc"]["VpcId"]
         client.create_tags(Resources=[vpc], Tags=[{"Key": "Name", "Value": given["name"]}])
-        client.create_subnet(VpcId=vpc, CidrBlock=given["subnet"], AvailabilityZone="us-east-1a")
-        return True
+        subnet = client.create_subnet(VpcId=vpc, CidrBlock=given["subnet"], AvailabilityZone="us-east-1a")["Subnet"]
+        group = client.create_security_group(GroupName=f"{given['name']}-mine", Description="mine", VpcId=vpc)
+        return {"vpc": vpc, "subnet": subnet["SubnetId"], "group": group["GroupId"]}
 
     def instances(self, told: bool) -> dict:
         """All that there is; with `told`, what machines were told as well."""
