@@ -283,7 +283,14 @@ async fn converge(
             "`{}` is up with {have} workers; bringing it to {}",
             wanted.name, wanted.workers
         )));
-        let report = scale_open(ctx, &access, Target::Count(wanted.workers), Some(wanted.start_timeout), see).await?;
+        let report = scale_open(
+            ctx,
+            &access,
+            Target::Count(wanted.workers),
+            Some(wanted.start_timeout),
+            see,
+        )
+        .await?;
         status = Some(report.status);
     } else if wanted.wait_for.is_some() {
         let machines = ctx.provider.list(Some(&wanted.name)).await?;

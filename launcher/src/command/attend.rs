@@ -73,7 +73,14 @@ async fn attend(
     let (dashboard_port, tunnel_port) = (port(&dashboard)?, port(&scheduler)?);
     say(
         session,
-        &opened(ctx, &access, status, &token.link(dashboard_port), dashboard_port, tunnel_port)?,
+        &opened(
+            ctx,
+            &access,
+            status,
+            &token.link(dashboard_port),
+            dashboard_port,
+            tunnel_port,
+        )?,
     )?;
     // Tunnels of the future use the certificates of the future.
     let (links, current) = watch::channel(access.link.clone());

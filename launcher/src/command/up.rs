@@ -105,7 +105,13 @@ async fn clean_up(ctx: &Context, wanted: &Wanted, existed: bool, mut e: Error) -
     e
 }
 
-fn wanted(session: &Session, args: &UpArgs, settings: &Settings, dask: DaskSpec, chosen: Chosen) -> Result<Wanted, Error> {
+fn wanted(
+    session: &Session,
+    args: &UpArgs,
+    settings: &Settings,
+    dask: DaskSpec,
+    chosen: Chosen,
+) -> Result<Wanted, Error> {
     let workers = settings.workers.min();
     Ok(Wanted {
         name: settings.name.clone(),

@@ -163,7 +163,10 @@ mod tests {
     #[test]
     fn faults_name_the_argument_and_no_secret() {
         let e = layer(r#"{"protocol": 1, "arguments": {"workers.cpus": 4}}"#, Part::Arguments).unwrap_err();
-        assert!(e.to_string().contains("argument") && e.to_string().contains("cpu"), "{e}");
+        assert!(
+            e.to_string().contains("argument") && e.to_string().contains("cpu"),
+            "{e}"
+        );
         let e = layer(
             r#"{"protocol": 1, "arguments": {"env.variables.DB_PASSWORD": "hunter2"}}"#,
             Part::Arguments,
@@ -178,6 +181,9 @@ mod tests {
     fn another_version_is_refused_by_both_numbers() {
         let e = Given::parse(br#"{"protocol": 7, "what": "ever"}"#).unwrap_err();
         assert_eq!(e.code, Code::Protocol);
-        assert!(e.to_string().contains("version 7") && e.to_string().contains("version 1"), "{e}");
+        assert!(
+            e.to_string().contains("version 7") && e.to_string().contains("version 1"),
+            "{e}"
+        );
     }
 }

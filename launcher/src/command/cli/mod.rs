@@ -18,9 +18,9 @@ pub use render::{CloudInitArgs, FirewallArgs, IamArgs, RenderRole, RenderVerb};
 pub(crate) use unseen::masked;
 pub use up::{MachineArgs, TlsArgs, UpArgs};
 pub use verbs::{
-    AllowArgs, AttendArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs,
-    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, ScaleWait, Shell,
-    StatusArgs, UpgradeArgs,
+    AllowArgs, AttendArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs,
+    ExecArgs, ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs,
+    ScaleArgs, ScaleWait, Shell, StatusArgs, UpgradeArgs,
 };
 
 const STYLES: Styles = Styles::styled()
