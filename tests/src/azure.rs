@@ -327,6 +327,8 @@ impl Dhcp {
             stop: Arc::default(),
         };
         let (known, stop) = (dhcp.known.clone(), dhcp.stop.clone());
+        // Not 255.255.255.255, to which nothing leads without a default route.
+        let everybody = Ipv4Addr::from(u32::from(LAPTOP) | u32::MAX >> PREFIX);
         std::thread::spawn(move || {
             let mut packet = [0; 1500];
             while !stop.load(Ordering::Relaxed) {
@@ -335,14 +337,18 @@ impl Dhcp {
                 };
                 let known = known.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(reply) = lease(&packet[..n], &known) {
-                    let _ = socket.send_to(&reply, (Ipv4Addr::BROADCAST, 68));
+                    let _ = socket.send_to(&reply, (everybody, 68));
                 }
             }
         });
         Ok(dhcp)
     }
 
-    fn add(&self, hardware: &str, address: Ipv4Addr) -> Result<()> {
+    /// Gives the port with this hardware an address from now on.
+    ///
+    /// # Errors
+    /// When it is no hardware's.
+    pub fn add(&self, hardware: &str, address: Ipv4Addr) -> Result<()> {
         let bytes = hardware.split(':').map(|b| u8::from_str_radix(b, 16));
         let bytes = bytes.collect::<Result<Vec<u8>, _>>()?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -21,7 +21,8 @@ pub const LAPTOP: &str = "203.0.113.7";
 /// A running emulator.
 #[derive(Debug)]
 pub struct Emulator {
-    child: Child,
+    /// Absent for a copy of another's.
+    child: Option<Child>,
     port: u16,
     cloud: &'static str,
 }
@@ -72,10 +73,25 @@ impl Emulator {
         let said: Value = serde_json::from_str(&line).with_context(|| format!("{script} said {line:?}"))?;
         let port = said["port"].as_u64().and_then(|p| u16::try_from(p).ok());
         Ok(Some(Self {
-            child,
+            child: Some(child),
             port: port.context("no port")?,
             cloud,
         }))
+    }
+
+    /// A cloud as this one is now, with everything that is in it. What is done to one of
+    /// the two is not done to the other. It ends no later than this one.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn fork(&self) -> Result<Self> {
+        let said = self.ask("fork", &Value::Null)?;
+        let port = said["port"].as_u64().and_then(|p| u16::try_from(p).ok());
+        Ok(Self {
+            child: None,
+            port: port.context("no port")?,
+            cloud: self.cloud,
+        })
     }
 
     /// Its address.
@@ -84,7 +100,8 @@ impl Emulator {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// A command of the launcher that uses it.
+    /// A command of the launcher that uses it. Its machines never answer: nothing is
+    /// sent to the addresses that an emulator makes up, which may be somebody's.
     ///
     /// # Errors
     /// When the launcher was not built.
@@ -95,6 +112,7 @@ impl Emulator {
             .env(endpoint, self.url())
             .env("HERDSMAN_PROVIDER", self.cloud)
             .env("HERDSMAN_MY_ADDRESS", LAPTOP)
+            .env("HERDSMAN_PROXY_COMMAND", "false")
             .env("HERDSMAN_ENV", "none");
         Ok(command)
     }
@@ -205,8 +223,13 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.child {
+            Some(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            None => drop(self.ask("end", &Value::Null)),
+        }
     }
 }
 

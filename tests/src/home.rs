@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +19,7 @@ pub const LONG: Duration = Duration::from_secs(90);
 pub struct Home {
     dir: tempfile::TempDir,
     python: PathBuf,
-    _turn: Turn,
+    _turn: Option<Turn>,
 }
 
 /// The interpreter that tests use: `HERDSMAN_TEST_PYTHON`, else `python3`.
@@ -26,6 +27,11 @@ pub struct Home {
 /// # Errors
 /// When it has no dask.
 pub fn python() -> Result<PathBuf> {
+    // Asked once: it is an answer of a second, and hundreds of tests want it.
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone());
+    }
     let named = std::env::var("HERDSMAN_TEST_PYTHON").unwrap_or_else(|_| "python3".into());
     let out = Command::new(&named)
         .args(["-c", "import sys, distributed; print(sys.executable)"])
@@ -35,7 +41,8 @@ pub fn python() -> Result<PathBuf> {
         out.status.success(),
         "{named} has no dask and distributed; set HERDSMAN_TEST_PYTHON to one that has"
     );
-    Ok(String::from_utf8(out.stdout)?.trim().into())
+    let found = PathBuf::from(String::from_utf8(out.stdout)?.trim());
+    Ok(FOUND.get_or_init(|| found).clone())
 }
 
 /// A program of the workspace, beside the test's own.
@@ -83,7 +90,19 @@ impl Home {
     /// # Errors
     /// When programs or Python are missing.
     pub fn new() -> Result<Self> {
-        let turn = turn();
+        Self::with(Some(turn()))
+    }
+
+    /// One of a user whose clusters run no Dask on this computer, and for which nobody
+    /// has to wait.
+    ///
+    /// # Errors
+    /// When programs or Python are missing.
+    pub fn without_dask() -> Result<Self> {
+        Self::with(None)
+    }
+
+    fn with(turn: Option<Turn>) -> Result<Self> {
         Ok(Self {
             // Short: paths of sockets have room for 107 bytes.
             dir: tempfile::Builder::new().prefix("hm").tempdir_in("/tmp")?,

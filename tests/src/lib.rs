@@ -13,3 +13,4 @@ pub mod mirror;
 pub mod native;
 pub mod trouble;
 pub mod turn;
+pub mod vendor;

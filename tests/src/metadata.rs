@@ -7,7 +7,7 @@ mod http;
 mod place;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -55,8 +55,22 @@ pub struct Facts {
     pub posted: Vec<String>,
     /// All requests, method and path.
     pub log: Vec<String>,
+    /// Who asked for a path.
+    pub askers: Vec<(IpAddr, String)>,
+    /// Answers to one machine alone, by its address; [`Facts::values`] are for the others.
+    pub own: BTreeMap<IpAddr, BTreeMap<String, Vec<u8>>>,
     tokens: BTreeMap<String, usize>,
     version: u64,
+}
+
+impl Facts {
+    /// The answer to a request.
+    fn value(&self, request: &Request) -> Option<&Vec<u8>> {
+        match request.peer.and_then(|p| self.own.get(&p)) {
+            Some(own) => own.get(request.path()),
+            None => self.values.get(request.path()),
+        }
+    }
 }
 
 /// A service that runs until it is dropped.
@@ -131,6 +145,22 @@ impl Service {
         self.shared.changed.notify_all();
     }
 
+    /// Sets an answer to whoever asks from this address.
+    pub fn set_for(&self, peer: IpAddr, path: &str, value: impl Into<Vec<u8>>) {
+        let mut facts = self.facts();
+        facts.own.entry(peer).or_default().insert(path.to_owned(), value.into());
+        facts.version += 1;
+        drop(facts);
+        self.shared.changed.notify_all();
+    }
+
+    /// Whether a path was asked for from this address.
+    #[must_use]
+    pub fn was_asked_by(&self, peer: IpAddr, path: &str) -> bool {
+        let facts = self.facts();
+        facts.askers.iter().any(|(who, what)| *who == peer && what == path)
+    }
+
     /// Sets the machine's user-data, as the cloud hands it out.
     pub fn set_user_data(&self, content: &[u8]) {
         if let Some(cloud) = self.cloud {
@@ -163,8 +193,12 @@ fn serve(stream: &TcpStream, cloud: Option<Cloud>, shared: &Shared, stop: &Atomi
     let Ok(Some(mut request)) = http::read(stream) else {
         return;
     };
+    request.peer = stream.peer_addr().ok().map(|a| a.ip());
     let trouble = {
         let mut facts = shared.facts();
+        if let Some(peer) = request.peer {
+            facts.askers.push((peer, request.path().to_owned()));
+        }
         facts.log.push(format!("{} {}", request.method, request.target));
         let trouble = facts.trouble.as_mut().filter(|(_, left)| *left > 0);
         trouble.map(|(trouble, left)| {

@@ -17,6 +17,7 @@ impl Hub {
                 name: name.clone(),
                 role: n.role,
                 state: n.state,
+                anywhere: n.expected.as_ref().is_some_and(|e| e.any_address),
                 address: n.address.or_else(|| n.expected.as_ref().and_then(|e| e.address)),
                 seen: n.seen,
                 generation: n.issued.as_ref().map_or(0, |i| i.generation),

@@ -285,6 +285,10 @@ pub struct NodeStatus {
     pub role: Role,
     /// State as the hub sees it.
     pub state: NodeState,
+    /// Whether it was invited from anywhere: its machine is made by somebody else, and
+    /// the provider does not know it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub anywhere: bool,
     /// Its address, once known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,

@@ -116,15 +116,12 @@ pub(super) async fn scale_open(
 }
 
 /// Machines that the hub knows to be emptied or gone, but that an interrupted
-/// command did not delete; and members whose machine is gone.
+/// command did not delete; members whose machine is gone; and those who were invited
+/// and whose machine was never made. They would count as workers.
 async fn sweep(ctx: &Context, access: &Access) -> Result<(), ApiError> {
     let status: ClusterStatus = access.link.get("/v1/status", SOON).await?;
     let machines = ctx.provider.list(Some(&access.record.cluster.name)).await?;
-    let over = |n: &&NodeStatus| {
-        let ended = matches!(n.state, NodeState::Stopped | NodeState::Revoked | NodeState::Lost);
-        let exists = machines.iter().any(|m| m.node == n.name);
-        n.role == Role::Worker && (ended || (!exists && n.state != NodeState::Expected))
-    };
+    let over = |n: &&NodeStatus| is_over(n, machines.iter().any(|m| m.node == n.name));
     let mut over: Vec<NodeName> = status.nodes.iter().filter(over).map(|n| n.name.clone()).collect();
     // Machines of an interrupted `scale` up that the hub does not expect.
     let unknown = |m: &&Machine| m.role == Role::Worker && !status.nodes.iter().any(|n| n.name == m.node);
@@ -133,6 +130,13 @@ async fn sweep(ctx: &Context, access: &Access) -> Result<(), ApiError> {
         return Ok(());
     }
     remove(ctx, access, &over, "ended").await.map(|_| ())
+}
+
+/// Whether nothing comes of a node any more: `exists` says whether the provider has a
+/// machine of it. Machines that others made are not the provider's to know.
+fn is_over(node: &NodeStatus, exists: bool) -> bool {
+    let ended = matches!(node.state, NodeState::Stopped | NodeState::Revoked | NodeState::Lost);
+    node.role == Role::Worker && (ended || !(exists || node.anywhere))
 }
 
 async fn grow(
@@ -269,6 +273,7 @@ async fn grow(
             failed.sort();
             failed.dedup();
             failed.retain(|n| !fine(n));
+            give_up(access, &status, &failed).await;
             match remove(ctx, access, &failed, "did not start").await {
                 Ok(left) if left.is_empty() => {
                     // The logs of what is deleted are gone as well.
@@ -284,6 +289,26 @@ async fn grow(
             }
             Err(e)
         }
+    }
+}
+
+/// Tells the hub that nothing comes of nodes any more, before their machines are deleted:
+/// a vendor's list may still show those when the next command looks, and that command
+/// must not take them for workers if this one dies here. What cannot be told is removed
+/// all the same.
+async fn give_up(access: &Access, status: &ClusterStatus, nodes: &[NodeName]) {
+    let waiting = |n: &&NodeStatus| {
+        n.role == Role::Worker && n.state == NodeState::Expected && n.workers.is_empty() && nodes.contains(&n.name)
+    };
+    let request = Retire {
+        nodes: status.nodes.iter().filter(waiting).map(|n| n.name.clone()).collect(),
+        count: 0,
+        timeout_seconds: 1,
+    };
+    if !request.nodes.is_empty()
+        && let Err(e) = access.link.post::<_, Retired>("/v1/retire", &request, SOON).await
+    {
+        tracing::debug!("nodes that did not start were not retired: {}", e.message);
     }
 }
 
@@ -331,4 +356,34 @@ pub(super) async fn remove(
     };
     let _: Done = access.link.post("/v1/remove", &forget, SOON).await?;
     Ok(deleted.left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_machine_is_over_unless_others_make_it() {
+        let node = |role: &str, state: &str, anywhere: bool| -> NodeStatus {
+            let text = serde_json::json!({"name": "d-w1", "role": role, "state": state, "anywhere": anywhere});
+            serde_json::from_value(text).unwrap()
+        };
+        for (state, anywhere, exists, over) in [
+            ("ready", false, true, false),
+            ("ready", false, false, true),
+            ("expected", false, true, false),
+            ("expected", false, false, true),
+            ("expected", true, false, false),
+            ("ready", true, false, false),
+            ("lost", true, false, true),
+            ("stopped", false, true, true),
+        ] {
+            assert_eq!(
+                is_over(&node("worker", state, anywhere), exists),
+                over,
+                "{state} {anywhere} {exists}"
+            );
+        }
+        assert!(!is_over(&node("scheduler", "lost", false), false));
+    }
 }

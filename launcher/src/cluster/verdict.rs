@@ -59,6 +59,7 @@ mod tests {
             name: name.parse().unwrap(),
             role,
             state,
+            anywhere: false,
             address: None,
             seen: None,
             generation: 1,

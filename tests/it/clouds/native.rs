@@ -11,7 +11,7 @@ use herdsman_agent::source::dmi::Cloud;
 use herdsman_tests::clouds::Emulator;
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER};
 use herdsman_tests::machines::network::LAPTOP;
-use herdsman_tests::machines::{Cluster, LONG, Machine, Network, available};
+use herdsman_tests::machines::{Cluster, LONG, Machine, Network, available, thorough};
 use herdsman_tests::native::{Birth, Native};
 use serde_json::{Map, Value, json};
 
@@ -182,6 +182,9 @@ impl Drop for Lab {
 
 #[test]
 fn droplets_become_a_cluster() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(mut lab) = Lab::new(&digitalocean::VENDOR, Cloud::DigitalOcean)? else {
         return Ok(());
     };
@@ -190,6 +193,9 @@ fn droplets_become_a_cluster() -> Result<()> {
 
 #[test]
 fn hetzners_servers_become_a_cluster() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(mut lab) = Lab::new(&hetzner::VENDOR, Cloud::Hetzner)? else {
         return Ok(());
     };

@@ -46,7 +46,7 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn new(vendor: &'static Vendor) -> Result<Option<Self>> {
-        let home = Home::new()?;
+        let home = Home::without_dask()?;
         let Some(emulator) = Emulator::start(vendor.name, vendor.script, &[])? else {
             return Ok(None);
         };

@@ -25,9 +25,11 @@ pub const LONG: Duration = Duration::from_secs(400);
 /// How long a kernel may take to its first words, if KVM is any good.
 const PROBE: Duration = Duration::from_secs(15);
 
-/// Of the kernel. cloud-init looks for no other source than the seed: its search runs
+/// Of the kernel.
+const LINE: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0";
+/// For a machine with a seed, cloud-init looks for no other source: its search runs
 /// before all units, and systemd gives it 90 s, which may be too short without KVM.
-const LINE: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 ci.ds=NoCloud";
+const SEEDED: &str = "ci.ds=NoCloud";
 
 /// How a virtual machine is to be.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +40,39 @@ pub struct VmSetup {
     /// What its disk has beside stock Debian: a folder's content, and where it goes.
     /// Wants a loop device.
     pub folders: Vec<(PathBuf, String)>,
-    /// More arguments of QEMU, for example `-smbios type=1,manufacturer=Google`.
+    /// More arguments of QEMU, for example `-m 2048`.
     pub arguments: Vec<String>,
+    /// Strings of its firmware, by their names in `/sys/class/dmi/id`. With any, it is a
+    /// vendor's machine: it has no seed, and nobody says who made it. cloud-init's own
+    /// search has to find that out, ask for an address by DHCP, and then the vendor.
+    pub firmware: Vec<(&'static str, String)>,
+}
+
+/// The hardware address of the port of the machine that has this address.
+#[must_use]
+pub fn hardware(address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    format!("02:99:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// QEMU's words for strings of the firmware; of those that it cannot have it says so.
+fn smbios(strings: &[(&'static str, String)]) -> Result<Vec<String>> {
+    let mut tables = std::collections::BTreeMap::<u8, String>::new();
+    for (field, value) in strings {
+        let (table, key) = match *field {
+            "sys_vendor" => (1, "manufacturer"),
+            "product_name" => (1, "product"),
+            "product_serial" => (1, "serial"),
+            "product_uuid" => (1, "uuid"),
+            "chassis_asset_tag" => (3, "asset"),
+            other => bail!("no machine has {other} here"),
+        };
+        // A comma ends a value, where it is not doubled.
+        let text = format!(",{key}={}", value.replace(',', ",,"));
+        tables.entry(table).or_default().push_str(&text);
+    }
+    let flag = |(table, text): (u8, String)| ["-smbios".to_owned(), format!("type={table}{text}")];
+    Ok(tables.into_iter().flat_map(flag).collect())
 }
 
 /// A virtual machine. Its drop is a cut of power, and the end of its disk.
@@ -78,12 +111,15 @@ impl Vm {
         if !setup.folders.is_empty() {
             fill(&folder, &setup.folders)?;
         }
-        let key = folder.join("key");
-        run(Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(&key))?;
-        let public = std::fs::read_to_string(folder.join("key.pub"))?;
-        seed_disk(&folder, &format!("i-{number}"), name, address, &public, &data.into())?;
+        let seeded = setup.firmware.is_empty();
+        if seeded {
+            let key = folder.join("key");
+            run(Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(&key))?;
+            let public = std::fs::read_to_string(folder.join("key.pub"))?;
+            seed_disk(&folder, &format!("i-{number}"), name, address, &public, &data.into())?;
+        }
 
         let port = format!("vm{number}");
         let laptop = network.laptop();
@@ -93,17 +129,20 @@ impl Vm {
         let drive = |file: &str| format!("if=virtio,format=raw,file={}", folder.join(file).display());
         let mut arguments: Vec<String> = ["-m", "1024"].map(Into::into).into();
         arguments.extend(machine(accelerated(&image)?));
-        arguments.extend(kernel(&image, LINE));
+        let line = if seeded {
+            format!("{LINE} {SEEDED}")
+        } else {
+            LINE.to_owned()
+        };
+        arguments.extend(kernel(&image, &line));
+        arguments.extend(smbios(&setup.firmware)?);
+        let disks = ["disk", "seed"].into_iter().take(if seeded { 2 } else { 1 });
+        arguments.extend(disks.flat_map(|file| ["-drive".to_owned(), drive(file)]));
         for (flag, value) in [
-            ("-drive", drive("disk")),
-            ("-drive", drive("seed")),
             ("-netdev", format!("tap,id=leg,ifname={port},script=no,downscript=no")),
             (
                 "-device",
-                format!(
-                    "virtio-net-pci,netdev=leg,romfile=,mac=02:99:00:01:00:{:02x}",
-                    number % 256
-                ),
+                format!("virtio-net-pci,netdev=leg,romfile=,mac={}", hardware(address)),
             ),
             ("-device", "virtio-rng-pci".into()),
             ("-serial", format!("file:{}", folder.join("console").display())),
@@ -124,6 +163,12 @@ impl Vm {
             child,
             network: Arc::clone(network),
         })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its address.
@@ -337,4 +382,29 @@ fn seed_disk(folder: &Path, instance: &str, name: &str, address: Ipv4Addr, key: 
         run(Command::new("mcopy").arg("-i").arg(&image).arg(&path).arg("::"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_of_a_firmware_are_told_by_tables() {
+        let of = |field, value: &str| (field, value.to_owned());
+        let said = smbios(&[
+            of("sys_vendor", "Microsoft, Corporation"),
+            of("chassis_asset_tag", "7783-7084"),
+            of("product_name", "Virtual Machine"),
+        ]);
+        let wanted = [
+            "-smbios",
+            "type=1,manufacturer=Microsoft,, Corporation,product=Virtual Machine",
+        ];
+        assert_eq!(
+            said.unwrap(),
+            [&wanted[..], &["-smbios", "type=3,asset=7783-7084"]].concat()
+        );
+        assert!(smbios(&[of("bios_date", "1")]).is_err());
+        assert_eq!(hardware(Ipv4Addr::new(10, 99, 1, 11)), "02:99:0a:63:01:0b");
+    }
 }

@@ -66,7 +66,7 @@ const fn status(status: u16) -> Reply {
 }
 
 fn value(request: &Request, facts: &Facts) -> Reply {
-    match facts.values.get(request.path()) {
+    match facts.value(request) {
         Some(value) => Reply::Answer(200, Vec::new(), value.clone()),
         None => status(404),
     }
@@ -114,7 +114,7 @@ fn gce(request: &Request, shared: &Shared, stop: &AtomicBool) -> Reply {
         .unwrap_or(3600);
     let mut facts = shared.facts();
     loop {
-        let Some(value) = facts.values.get(request.path()).cloned() else {
+        let Some(value) = facts.value(request).cloned() else {
             return Reply::Answer(404, vec![flavor], Vec::new());
         };
         let etag = format!(

@@ -19,6 +19,8 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
     /// Body.
     pub body: Vec<u8>,
+    /// Who asks.
+    pub peer: Option<std::net::IpAddr>,
 }
 
 impl Request {

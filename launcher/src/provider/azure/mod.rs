@@ -28,6 +28,7 @@ mod rest;
 mod settings;
 
 use std::net::IpAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::LocalBoxFuture;
@@ -49,6 +50,9 @@ pub struct Azure {
     catalogue: OnceCell<catalogue::Catalogue>,
     /// Where machines of a cluster go, so that it is looked up once.
     nets: Mutex<Vec<(ClusterId, network::Net)>>,
+    /// Whether a machine could not be deleted. It holds what hangs on it for as long as
+    /// anyone waits.
+    is_held: AtomicBool,
 }
 
 impl Azure {
@@ -64,6 +68,7 @@ impl Azure {
             laptop: Laptop::default(),
             catalogue: OnceCell::new(),
             nets: Mutex::default(),
+            is_held: AtomicBool::new(false),
         })
     }
 

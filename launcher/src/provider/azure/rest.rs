@@ -1,5 +1,6 @@
 //! Deleting: machines, and what is left when they have gone.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -78,6 +79,7 @@ impl Azure {
                 Err(e) => report.left.push((format!("{} ({})", m.node, m.id), e.message)),
             }
         }
+        self.is_held.store(!report.left.is_empty(), Ordering::Relaxed);
         Ok(report)
     }
 
@@ -180,22 +182,28 @@ impl Azure {
     }
 
     async fn delete_parts(&self, ids: Vec<Part>, report: &mut Deleted) {
-        let until = patience::long();
+        let mut until = (!self.is_held.load(Ordering::Relaxed)).then(patience::long);
         for (kind, called, action) in ORDER {
             let of_kind = ids.iter().filter(|p| p.kind.eq_ignore_ascii_case(kind));
             let work = of_kind.map(|p| async {
                 let name = format!("{called} {}", p.id.rsplit('/').next().unwrap_or(&p.id));
-                let done = self.delete_part(action, kind, &p.id, &until).await;
-                match done {
-                    // Who may not delete such has not made it either.
-                    Err(e) if !p.is_known && e.code == Code::Permission => (name, Ok(false)),
-                    done => (name, done),
-                }
+                let done = self.delete_part(action, kind, &p.id, until.as_ref()).await;
+                (p.is_known, name, done)
             });
-            for (name, done) in join_all(work).await {
+            let all = join_all(work).await;
+            // What may not be deleted holds others for as long as anyone waits.
+            if all
+                .iter()
+                .any(|(.., d)| matches!(d, Err(e) if e.code == Code::Permission))
+            {
+                until = None;
+            }
+            for (is_known, name, done) in all {
                 match done {
                     Ok(true) => report.deleted.push(name),
                     Ok(false) => {}
+                    // Who may not delete such has not made it either.
+                    Err(e) if !is_known && e.code == Code::Permission => {}
                     Err(e) => report.left.push((name, e.message)),
                 }
             }
@@ -208,13 +216,14 @@ impl Azure {
         }
     }
 
-    /// Deletes one thing; waits for what holds it. Gives whether it was there.
+    /// Deletes one thing; waits for what holds it, if there is sense in it. Gives
+    /// whether it was there.
     async fn delete_part(
         &self,
         action: &str,
         kind: &str,
         id: &str,
-        until: &patience::Patience,
+        until: Option<&patience::Patience>,
     ) -> Result<bool, ProviderError> {
         loop {
             let gone = async {
@@ -224,8 +233,11 @@ impl Azure {
                 Ok::<_, ProviderError>(was_there)
             };
             match gone.await {
-                Err(e) if failure::is_in_use(&e) && !until.is_over() => until.pause().await,
                 Err(e) if e.code == Code::NotFound => return Ok(false),
+                Err(e) if failure::is_in_use(&e) => match until {
+                    Some(until) if !until.is_over() => until.pause().await,
+                    _ => return Err(e),
+                },
                 other => return other,
             }
         }

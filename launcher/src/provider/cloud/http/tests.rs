@@ -10,6 +10,9 @@ use http::Method;
 
 use super::*;
 
+/// Says nothing, and does not hang up either.
+const SILENCE: &str = "silence";
+
 /// Answers in order, then nothing; what it was asked comes out.
 struct Script {
     url: String,
@@ -21,6 +24,7 @@ fn serve(answers: Vec<&'static str>) -> Script {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (send, asked) = mpsc::channel();
     std::thread::spawn(move || {
+        let mut silent = Vec::new();
         for answer in answers {
             let Ok((mut stream, _)) = listener.accept() else { return };
             let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -39,7 +43,9 @@ fn serve(answers: Vec<&'static str>) -> Script {
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
             send.send((head, String::from_utf8(body).unwrap())).unwrap();
-            if !answer.is_empty() {
+            if answer == SILENCE {
+                silent.push(stream);
+            } else if !answer.is_empty() {
                 let text = format!("HTTP/1.1 {answer}\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
                 stream.write_all(text.as_bytes()).unwrap();
             }
@@ -121,6 +127,30 @@ async fn what_may_have_been_done_is_not_done_again() {
     let script = serve(vec!["429 x", "200 x"]);
     client(&Arc::default()).send(&post(&script.url)).await.unwrap();
     assert_eq!(script.asked.try_iter().count(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_waited_for_so_long() {
+    let quick = Policy {
+        one_try: Duration::from_millis(300),
+        ..client(&Arc::default()).options.policy
+    };
+    let ask = async |answers: Vec<&'static str>, harmless: bool| {
+        let mut client = client(&Arc::default());
+        client.options.policy = quick;
+        let script = serve(answers);
+        let call = post(&script.url);
+        let call = if harmless { call.harmless() } else { call };
+        (client.send(&call).await, script.asked.try_iter().count())
+    };
+    let (answer, asked) = ask(vec![SILENCE, "200 x"], true).await;
+    assert_eq!((answer.unwrap().status, asked), (200, 2));
+    // What may have been done is not asked for again.
+    let (answer, asked) = ask(vec![SILENCE, "200 x"], false).await;
+    assert_eq!((answer.unwrap_err().code, asked), (Code::Deadline, 1));
+    let (answer, asked) = ask(vec![SILENCE; 9], true).await;
+    let e = answer.unwrap_err();
+    assert_eq!((e.code, asked), (Code::Deadline, 4), "{}", e.message);
 }
 
 #[tokio::test]
