@@ -303,6 +303,8 @@ async fn give_up(access: &Access, status: &ClusterStatus, nodes: &[NodeName]) {
     let request = Retire {
         nodes: status.nodes.iter().filter(waiting).map(|n| n.name.clone()).collect(),
         count: 0,
+        idle: false,
+        running_seconds: 0,
         timeout_seconds: 1,
     };
     if !request.nodes.is_empty()
