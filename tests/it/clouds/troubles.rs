@@ -93,15 +93,20 @@ fn on_all(story: impl Fn(&Account, &Calls) -> Result<()> + Sync) -> Result<()> {
 fn a_vendor_that_is_out_of_order_is_named_as_such() -> Result<()> {
     on_all(|account, (_, list, _)| {
         // Asked to come back at once, as tests have no time.
-        let of =
-            |status: u64| json!({"action": list, "status": status, "headers": {"retry-after": "0"}, "times": 1000});
-        for (status, codes) in [
-            (429, ["E-RATE"].as_slice()),
-            (500, &["E-PROVIDER"]),
-            (503, &["E-PROVIDER", "E-RATE"]),
+        let of = |status: u64, code: &str| json!({"action": list, "status": status, "code": code, "headers": {"retry-after": "0"}, "times": 1000});
+        // EC2 has a code for it, and another status.
+        let too_many = match account.vendor.name {
+            "aws" => of(503, "RequestLimitExceeded"),
+            _ => of(429, "rate_limit_exceeded"),
+        };
+        for (fault, codes) in [
+            (too_many, ["E-RATE"].as_slice()),
+            (of(500, "InternalError"), &["E-PROVIDER"]),
+            (of(503, "Unavailable"), &["E-PROVIDER", "E-RATE"]),
         ] {
+            let status = fault["status"].clone();
             account.emulator.reset()?;
-            account.emulator.faults(&[of(status)])?;
+            account.emulator.faults(&[fault])?;
             let ran = account.run(&["ls"])?;
             ensure!(
                 ran.code != 0 && codes.iter().any(|c| ran.err.contains(c)),
