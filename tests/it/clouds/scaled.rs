@@ -91,7 +91,7 @@ impl Cluster {
             if let Some(status) = up.try_wait()? {
                 break status.code();
             }
-            if started.elapsed() > LONG {
+            if started.elapsed() > 4 * LONG {
                 up.kill()?;
                 break up.wait()?.code();
             }
