@@ -21,7 +21,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import dask.config
 from dask.utils import parse_timedelta
@@ -214,7 +214,7 @@ class DropIn(Cluster):
         kwargs.setdefault("create_mode", "connect_only")
         kwargs.setdefault("shutdown_on_close", False)
         # Classes below have signatures of their own.
-        make: Callable[..., T] = cls
+        make = cast("Callable[..., T]", cls)
         return make(name=name, **kwargs)
 
     def _request(self, argv: Sequence[str], **extra: Any) -> Request:
