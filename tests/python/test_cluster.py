@@ -20,6 +20,7 @@ from distributed.core import Status
 
 import herdsman
 from herdsman import Cluster, ClusterExists, NotFound, UsageError
+from herdsman._security import ClusterSecurity
 
 
 def test_names_are_the_same_everywhere(shared):
@@ -149,6 +150,7 @@ def test_metadata_that_other_processes_see(shared):
 
 def test_scheme_of_our_own(shared):
     with Client(f"herdsman://{shared.name}") as client:
+        assert isinstance(client.security, ClusterSecurity)
         assert client.submit(sum, [1, 2]).result(60) == 3
     with pytest.raises(Exception, match="nobody"):
         Client("herdsman://nobody", timeout=5)

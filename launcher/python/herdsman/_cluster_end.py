@@ -127,7 +127,8 @@ class Ends(ClusterBase):
             self._end_at_exit()
             return None
         finally:
-            if not self.asynchronous and self.status == Status.closed:
+            ended: Any = self.status
+            if not self.asynchronous and ended == Status.closed:
                 with contextlib.suppress(Exception):
                     self._loop_runner.stop()
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from dask.utils import parse_bytes, parse_timedelta
 from distributed.core import Status
@@ -71,7 +71,7 @@ class Scaling(ClusterBase):
     async def _wait_for_workers(self, n_workers: int = 0, timeout: Any = None) -> None:
         """As Dask's own, which reads the list of workers anew at each look, so that what was
         told meanwhile is forgotten."""
-        until = None if timeout is None else time.monotonic() + parse_timedelta(timeout)
+        until = None if timeout is None else time.monotonic() + float(parse_timedelta(timeout))
         while True:
             info = await self._identity()
             running = sum(w["status"] == Status.running.name for w in info["workers"].values())
@@ -80,7 +80,7 @@ class Scaling(ClusterBase):
                     self.scheduler_info["workers"].setdefault(address, worker)
                 return
             if until is not None and time.monotonic() > until:
-                raise WorkerStartTimeoutError(running, n_workers, float(parse_timedelta(timeout)))
+                raise WorkerStartTimeoutError(running, n_workers, cast(float, timeout))
             await asyncio.sleep(0.1)
 
     def _count(self, n: int | None, memory: Any = None, cores: Any = None) -> int:

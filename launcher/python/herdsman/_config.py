@@ -6,6 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import dask.config
+
+# Its defaults first: they would take ours for older ones of its own.
+import distributed  # noqa: F401
 import yaml
 
 _FILE = Path(__file__).with_name("herdsman.yaml")

@@ -40,7 +40,8 @@ pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loade
     let mut files = Vec::new();
     let given = |part| global.given.as_ref().map_or(Ok(None), |given| given.layer(part, cwd));
     layers.extend(given(Part::Arguments)?);
-    let named_file = up.file.as_ref().or(global.given.as_ref().and_then(|g| g.file.as_ref()));
+    let given_file = global.given.as_ref().and_then(|g| g.file.as_ref());
+    let named_file = up.file.as_ref().or(given_file);
     if let Some(named) = named_file {
         let path = cwd.join(named);
         layers.push(project(&path)?.ok_or_else(|| {
