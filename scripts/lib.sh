@@ -53,3 +53,10 @@ need_venv() {
     "$VENV/bin/python" -m pip install -q --disable-pip-version-check "$@"
     printf '%s' "$*" >"$stamp"
 }
+
+# What the emulated clouds of tests and benchmarks need.
+need_clouds_venv() {
+    need_venv "$ROOT/target/clouds-venv" 'moto[server,ec2]' google-api-python-client cryptography apache-libcloud \
+        openapi-schema-validator pyyaml jsonschema rfc3339-validator azure-mgmt-compute==39.0.0 azure-mgmt-network==33.1.0 \
+        azure-mgmt-resource==26.0.0 azure-mgmt-resource-subscriptions==1.0.0 azure-mgmt-authorization==4.0.0
+}

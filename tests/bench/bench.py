@@ -69,6 +69,7 @@ class Bench:
         self.load_program = os.path.abspath(options.load)
         self.runs, self.nodes = options.runs, options.nodes
         self.rounds, self.qemu_rounds = options.rounds, options.qemu_rounds
+        self.clouds_python, self.peer_python, self.all = options.clouds_python, options.peer_python, options.all
         self.folder = tempfile.TemporaryDirectory(prefix="hb", dir="/tmp")
         self.home = pathlib.Path(self.folder.name)
         self.env = {
@@ -253,6 +254,24 @@ class Bench:
                 table.add(f"  {kind}: {name}", f"+{at - before:.2f} s", f"at {at:.2f} s")
                 before = at
 
+    # --- clouds -----------------------------------------------------------
+
+    def clouds(self, table):
+        """In a network where all addresses are this computer's: what it does is said in clouds.py."""
+        lines = "ip link set lo up && ip route add local 0.0.0.0/0 dev lo && exec \"$@\""
+        namespace = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+        given = {
+            "herdsman": self.herdsman, "agent": self.agent, "load": self.load_program, "folder": self.home,
+            "clouds-python": self.clouds_python, "peer-python": self.peer_python,
+        }
+        options = [f"--{name}={value}" for name, value in given.items()] + ["--all"] * self.all
+        script = pathlib.Path(__file__).with_name("clouds.py")
+        out = subprocess.run(
+            [*namespace, "sh", "-c", lines, "sh", sys.executable, script, *options], check=True, stdout=subprocess.PIPE, timeout=7200
+        )
+        for row in json.loads(out.stdout):
+            table.add(*row)
+
     # --- command ----------------------------------------------------------
 
     def command_line(self, table):
@@ -283,6 +302,9 @@ def main():
     parser.add_argument("--nodes", type=int, default=10000)
     parser.add_argument("--rounds", type=int, default=3, help="of part boot")
     parser.add_argument("--qemu-rounds", type=int, default=1, help="of part boot-qemu")
+    parser.add_argument("--clouds-python", help="of part clouds: an interpreter with the emulators' packages")
+    parser.add_argument("--peer-python", help="of part clouds: an interpreter with dask-cloudprovider")
+    parser.add_argument("--all", action="store_true", help="of part clouds: 1000 workers as well")
     parts = {
         "start": Bench.start,
         "agent": Bench.agent_numbers,
@@ -291,6 +313,7 @@ def main():
         "command": Bench.command_line,
         "boot": Bench.boot,
         "boot-qemu": Bench.boot_qemu,
+        "clouds": Bench.clouds,
     }
     parser.add_argument("names", nargs="*", help=", ".join(parts), metavar="PART")
     options = parser.parse_args()

@@ -13,8 +13,10 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 import urllib.parse
 import urllib.request
+import xml.etree.ElementTree
 import xml.sax.saxutils
 from pathlib import Path
 
@@ -41,6 +43,19 @@ IMAGES = [
     }
     for n, month in ((1, "01"), (2, "06"))
 ]
+# What others start with where nobody names an image.
+IMAGES.append(
+    IMAGES[0]
+    | {
+        "ami_id": "ami-0d13000000000003a",
+        "name": "ubuntu/images/hvm-ssd/ubuntu-focal-20.04-amd64-server-20250603",
+        "description": "Ubuntu 20.04",
+        "owner_id": "099720109477",
+        "root_device_name": "/dev/sda1",
+        "creation_date": "2025-06-03T00:00:00.000Z",
+        "image_location": "099720109477/ubuntu",
+    }
+)
 _images = tempfile.NamedTemporaryFile("w", suffix=".json", delete=True)
 json.dump(IMAGES, _images)
 _images.flush()
@@ -162,6 +177,16 @@ SERVICES = {name: model(name) for name in ("ec2", "sts", "pricing", "service-quo
 SIGNED = {"servicequotas": "service-quotas"}
 
 
+def made(answer: bytes) -> list:
+    """Machines in an answer to RunInstances."""
+    found = []
+    tree = xml.etree.ElementTree.fromstring(answer)
+    for item in tree.iterfind("{*}instancesSet/{*}item"):
+        text = {part.tag.rpartition("}")[2]: part.text for part in item}
+        found.append({"id": text["instanceId"], "address": text["privateIpAddress"], "public": text.get("ipAddress")})
+    return found
+
+
 class Ec2(Cloud):
     def __init__(self):
         self.forked()
@@ -170,9 +195,12 @@ class Ec2(Cloud):
         self.recorded: dict = {}
         # Machines that are left in one place, for one call.
         self.most = 1_000_000
+        # Machines in order, with what they were told.
+        self.made: list = []
         self.queries = {n: Query(m) for n, m in SERVICES.items() if m.metadata["protocol"] in ("ec2", "query")}
 
     def forked(self) -> None:
+        self.making = threading.Lock()
         # What moto knows is the process's.
         self.moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
         self.moto.start()
@@ -197,6 +225,9 @@ class Ec2(Cloud):
             if name in form:
                 request.facts[name] = form[name]
         request.facts["market"] = form.get("InstanceMarketOptions.MarketType", "")
+
+    def is_read(self, request: Request) -> bool:
+        return request.action.startswith(("Describe", "Get", "List"))
 
     def violations(self, request: Request) -> list:
         wrong = []
@@ -233,6 +264,14 @@ class Ec2(Cloud):
         if request.action == "GetServiceQuota":
             body = {"Quota": {"QuotaCode": json.loads(request.body)["QuotaCode"], "Value": 64.0}}
             return Reply(200, json.dumps(body).encode(), {"content-type": "application/x-amz-json-1.1"})
+        if request.action == "RunInstances":
+            # moto makes no two machines at once; and a call that comes again while it
+            # is still at work has to meet the answer of the first.
+            with self.making:
+                return self.once(request)
+        return self.once(request)
+
+    def once(self, request: Request) -> Reply:
         token = request.facts.get("form", {}).get("ClientToken")
         if token in self.tokens:
             # moto makes new machines; the vendor answers as before.
@@ -243,6 +282,9 @@ class Ec2(Cloud):
         reply = self.forward(request)
         if token and reply.status == 200:
             self.tokens[token] = (request.facts["form"], reply)
+        if request.action == "RunInstances" and reply.status == 200:
+            told = base64.b64decode(request.facts["form"].get("UserData", "")).decode()
+            self.made += [{"user_data": told, **machine} for machine in made(reply.body)]
         return reply
 
     def forward(self, request: Request) -> Reply:
@@ -278,7 +320,8 @@ class Ec2(Cloud):
         return Reply(200, json.dumps({"FormatVersion": "aws_v1", "PriceList": entries}).encode())
 
     def fault(self, request: Request, fault: dict) -> Reply:
-        code, text = fault.get("code", "InternalError"), fault.get("message", "made by the test")
+        usual = "RequestLimitExceeded" if fault["status"] == 429 else "InternalError"
+        code, text = fault.get("code", usual), fault.get("message", "made by the test")
         if "x-amz-target" in request.headers:
             body = json.dumps({"__type": code, "message": text})
         else:
@@ -290,10 +333,20 @@ class Ec2(Cloud):
         if path == "/_/clear":
             # moto's own way to begin anew.
             urllib.request.urlopen(urllib.request.Request(self.upstream + "/moto-api/reset", b"", method="POST"))
+            self.made = []
             self.recorded = {}
             return True
         if path == "/_/recorded":
             return self.play(given["files"], given["tags"])
+        if path == "/_/made":
+            # From the answers, so that nobody has to be asked for thousands of machines.
+            return self.made[given:]
+        if path == "/_/warm":
+            # The first machine of all takes seconds, for all that is loaded then.
+            self.client().run_instances(ImageId=IMAGES[0]["ami_id"], InstanceType="t3.large", MinCount=1, MaxCount=1)
+            return True
+        if path == "/_/group":
+            return self.client().create_security_group(GroupName=given, Description=given)["GroupId"]
         if path == "/_/instances":
             return self.instances(bool(given))
         if path == "/_/most":
@@ -353,13 +406,14 @@ class Ec2(Cloud):
             aws_secret_access_key="test",
         )
 
-    def network(self, given: dict) -> bool:
-        """A network with this name and one subnet."""
+    def network(self, given: dict) -> dict:
+        """A network with this name, one subnet and one security group; their ids."""
         client = self.client()
         vpc = client.create_vpc(CidrBlock=given["network"])["Vpc"]["VpcId"]
         client.create_tags(Resources=[vpc], Tags=[{"Key": "Name", "Value": given["name"]}])
-        client.create_subnet(VpcId=vpc, CidrBlock=given["subnet"], AvailabilityZone="us-east-1a")
-        return True
+        subnet = client.create_subnet(VpcId=vpc, CidrBlock=given["subnet"], AvailabilityZone="us-east-1a")["Subnet"]
+        group = client.create_security_group(GroupName=f"{given['name']}-mine", Description="mine", VpcId=vpc)
+        return {"vpc": vpc, "subnet": subnet["SubnetId"], "group": group["GroupId"]}
 
     def instances(self, told: bool) -> dict:
         """All that there is; with `told`, what machines were told as well."""

@@ -46,6 +46,10 @@ class Cloud:
         """Sets `action` and `facts`, which go into the log. No secrets."""
         request.action = f"{request.method} {request.path}"
 
+    def is_read(self, request: Request) -> bool:
+        """Whether a request changes nothing."""
+        return request.method == "GET"
+
     def violations(self, request: Request) -> list:
         """What the vendor's model says against a request; empty when it is right."""
         return []
@@ -78,6 +82,10 @@ class Gate:
         self.latency = latency
         self.lock = threading.Condition()
         self.log: list = []
+        # How often each thing was read.
+        self.reads: dict = {}
+        # Requests that count where a test has one after the other held back.
+        self.counted = 0
         self.faults: list = []
         self.hold_at: int | None = None
         self.held = False
@@ -91,8 +99,16 @@ class Gate:
         self.cloud.read(request)
         wrong = self.cloud.violations(request)
         with self.lock:
+            # A launcher that looks again until something is done is the same after the
+            # third look as after the second.
+            looks = 0
+            if self.cloud.is_read(request):
+                key = (request.action, request.path, request.query, request.body)
+                looks = self.reads[key] = self.reads.get(key, 0) + 1
+            if looks <= 2:
+                self.counted += 1
             entry = {
-                "n": len(self.log) + 1,
+                "n": self.counted,
                 "action": request.action,
                 "facts": request.facts,
                 "violations": wrong,
@@ -157,8 +173,11 @@ class Gate:
         entry, fault = self.take(request)
         if self.latency:
             time.sleep(self.latency)
+        began = time.monotonic()
         if fault is None:
             reply = self.cloud.answer(request)
+            # What no cloud would need, for benchmarks.
+            entry["took"] = time.monotonic() - began
         elif fault.get("late"):
             # Carried out, but the answer is a fault.
             self.cloud.answer(request)
@@ -187,6 +206,7 @@ class Gate:
                 return self.log
             if path == "/_/reset":
                 self.log, self.faults, self.hold_at, self.held = [], [], None, False
+                self.reads, self.counted = {}, 0
                 self.lock.notify_all()
             elif path == "/_/faults":
                 self.faults = given

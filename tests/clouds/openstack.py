@@ -958,6 +958,9 @@ class OpenStack(Cloud):
                     ident("provider"): {"name": "provider", "external": False, "shared": True, "cidr": given}
                 }
                 region.subnets = {ident("p"): {"name": "p", "network": ident("provider"), "cidr": given}}
+            elif path == "/_/group":
+                # One that others made.
+                self.regions["RegionOne"].groups[ident(given)] = {"name": given, "description": "", "rules": []}
             elif path == "/_/addresses":
                 self.addresses = dict(given)
             elif path == "/_/metadata":

@@ -331,6 +331,8 @@ impl Dhcp {
             stop: Arc::default(),
         };
         let (known, stop) = (dhcp.known.clone(), dhcp.stop.clone());
+        // Not 255.255.255.255, to which nothing leads without a default route.
+        let everybody = Ipv4Addr::from(u32::from(LAPTOP) | u32::MAX >> PREFIX);
         std::thread::spawn(move || {
             let mut packet = [0; 1500];
             while !stop.load(Ordering::Relaxed) {
@@ -339,7 +341,7 @@ impl Dhcp {
                 };
                 let known = known.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(reply) = lease(&packet[..n], &known) {
-                    let _ = socket.send_to(&reply, (Ipv4Addr::BROADCAST, 68));
+                    let _ = socket.send_to(&reply, (everybody, 68));
                 }
             }
         });

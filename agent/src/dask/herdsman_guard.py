@@ -739,14 +739,22 @@ class SchedulerSide(Side):
         """Let nodes go without losing what they have computed; those that cannot go keep working."""
         timeout = float(call.get("timeout", 60))
         found = {name: self.workers_of(name) for name in _names(call)}
-        status = {ws.address: ws.status.name for workers in found.values() for ws in workers}
-        kept, pending = {}, set(status)
+        kept = {}
+        idle = bool(call.get("idle"))
+        patience = time.monotonic() + (0 if idle else float(call.get("running", 0)))
+        if idle:
+            for workers in found.values():
+                if any(ws.processing or ws.long_running for ws in workers):
+                    kept.update((ws.address, "it has got something to do") for ws in workers)
+        every = {ws.address: ws.status.name for workers in found.values() for ws in workers}
+        status = {address: name for address, name in every.items() if address not in kept}
+        pending = set(status)
         try:
-            await asyncio.wait_for(self._drain(pending, kept), timeout)
+            await asyncio.wait_for(self._drain(pending, kept, patience, idle), timeout)
         except asyncio.TimeoutError:
             kept.update(dict.fromkeys(pending, f"its data was not moved within {timeout:g} s"))
         finally:
-            self._resume({address: status[address] for address in {*pending, *kept}})
+            self._resume({a: status[a] for a in {*pending, *kept} if a in status})
         answer = {"retired": [], "unknown": [], "kept": []}
         for name, workers in found.items():
             why = next((kept[ws.address] for ws in workers if ws.address in kept), None)
@@ -756,8 +764,12 @@ class SchedulerSide(Side):
                 answer["retired" if workers else "unknown"].append(name)
         return answer
 
-    async def _drain(self, pending, kept):
+    async def _drain(self, pending, kept, patience, idle=False):
         """Flush, look, remove, in rounds.
+
+        What runs on a worker when it is told to go may end until `patience` is over; a worker
+        that is to go starts nothing new, and what only waits on it runs elsewhere. With `idle`, a
+        worker that got something to do before it was told stays.
 
         Dask's own retire_workers removes up to half a second after it looked last, and recomputes
         what running tasks have finished in between. Here nothing can happen between the look and
@@ -768,14 +780,19 @@ class SchedulerSide(Side):
             moved = await scheduler.retire_workers(
                 workers=list(pending), close_workers=False, remove=False
             )
+            running = await self._running(pending) if time.monotonic() < patience else ()
             for address in list(pending):
                 ws = scheduler.workers.get(address)
+                if address in running:
+                    continue
                 if ws is not None and address not in moved:
                     kept[address] = (
                         "it holds actors, which cannot be moved"
                         if ws.actors
                         else "no other running worker can take its data"
                     )
+                elif ws is not None and idle and ws.processing:
+                    kept[address] = "it has got something to do"
                 elif ws is not None:
                     if any(self._only_here(task, pending) for task in ws.has_what):
                         continue
@@ -783,6 +800,25 @@ class SchedulerSide(Side):
                     # stop while its worker stops on the scheduler's word waits 8 s for it.
                     await self.remove(address, "retire", close=False)
                 pending.discard(address)
+            if running:
+                await asyncio.sleep(0.05)
+
+    async def _running(self, addresses):
+        """Those of the workers that run a task which the scheduler still waits for."""
+
+        async def runs(address):
+            ws = self.server.workers.get(address)
+            if ws is None or not ws.processing:
+                return False
+            here = {task.key for task in ws.processing}
+            if any(task.key in here for task in ws.executing):
+                return True
+            stacks = await asyncio.wait_for(self.server.rpc(address).call_stack(keys=None), 5)
+            return bool(here & set(stacks or ()))
+
+        addresses = list(addresses)
+        answers = await asyncio.gather(*map(runs, addresses), return_exceptions=True)
+        return {address for address, answer in zip(addresses, answers) if answer is True}
 
     @staticmethod
     def _only_here(task, leaving):

@@ -43,7 +43,10 @@ impl Hub {
         let mut result = api::Retired::default();
         let mut kept: HashMap<NodeName, String> = HashMap::new();
         if !names.is_empty() {
-            let args = json!({"names": names, "timeout": within.as_secs()});
+            let args = json!({
+                "names": names, "timeout": within.as_secs(),
+                "idle": request.idle, "running": request.running_seconds,
+            });
             let answer = self.link.call("retire", args, within + Duration::from_secs(5)).await;
             match answer {
                 Ok(answer) => {

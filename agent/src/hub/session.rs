@@ -101,6 +101,8 @@ async fn leave(hub: &Hub, node: &NodeName) {
     let request = api::Retire {
         nodes: vec![node.clone()],
         count: 0,
+        idle: false,
+        running_seconds: 0,
         timeout_seconds: LEAVE_SECONDS,
     };
     if let Err(e) = hub.retire(&request).await {

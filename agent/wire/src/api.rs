@@ -219,8 +219,20 @@ pub struct Retire {
     /// How many to choose.
     #[serde(default)]
     pub count: usize,
+    /// Nodes whose workers have something to do stay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idle: bool,
+    /// Longest wait for tasks that are running, seconds; those that run on are run
+    /// again elsewhere.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub running_seconds: u64,
     /// Longest wait, seconds.
     pub timeout_seconds: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Answer to [`Retire`].

@@ -4,4 +4,3 @@ else
 	chmod 755 "$N" && mv -f "$N" "$B" || die "cannot write $B"
 	say "the agent is as it should be"
 fi
-"$B" install || die "herdsman-agent install: exit $?"

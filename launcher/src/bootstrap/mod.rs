@@ -9,7 +9,7 @@ pub mod download;
 mod render;
 
 pub use download::{Arch, Download, Mirror, Sha256};
-pub use render::{JOIN_BEGIN, JOIN_END, Parts, USER_DATA_MAX, UserDataForm, user_data};
+pub use render::{JOIN_BEGIN, JOIN_END, Parts, USER_DATA_MAX, UserDataForm, image, user_data};
 
 /// What user-data holds besides the node's own facts.
 #[derive(Clone, Debug)]

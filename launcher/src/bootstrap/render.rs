@@ -92,19 +92,55 @@ fn too_large(parts: &Parts<'_>, all: usize) -> ApiError {
 }
 
 fn script(parts: Parts<'_>) -> Result<String, ApiError> {
+    let mut out = begin(parts.patience);
     // The key in it is worthless once the machine is a node.
-    let mut out = String::from("#!/bin/sh\n# herdsman\n");
-    let _ = writeln!(out, "W={}", parts.patience.as_secs());
-    out += &dense(include_str!("script.sh"));
     let _ = write!(
         out,
         "sed 1d >$J/.join <<'{JOIN_END}' && mv -f $J/.join $J/join.json || die \"cannot write $J/join.json\"\n\
          {JOIN_BEGIN}\n{}\n{JOIN_END}\n",
         parts.join.reveal()
     );
-    out += &extra(parts.extra)?;
-    out += &agent(parts.download)?;
+    out += &rest(parts.download, parts.extra, "")?;
+    Ok(out)
+}
+
+/// Puts together what makes an image of a machine: the agent and the user's lines, and
+/// nothing of any cluster. A machine that starts from it is told to join as any other,
+/// and finds its agent there.
+///
+/// # Errors
+/// [`Code::Usage`] naming a line that cannot be sent, or that no agent is known.
+pub fn image(
+    download: &Download,
+    extra: &[String],
+    patience: Duration,
+    form: UserDataForm,
+) -> Result<String, ApiError> {
+    let mut out = begin(patience);
+    out += &rest(download, extra, " --no-start")?;
+    match form {
+        UserDataForm::Script => Ok(out),
+        UserDataForm::CloudConfig => Ok(cloud_config(&out)),
+        UserDataForm::Json => Err(ApiError::new(
+            Code::Usage,
+            "an image is told nothing of a cluster, which is all that the form json has",
+        )
+        .with_hint("--form script   or cloud-config")),
+    }
+}
+
+fn begin(patience: Duration) -> String {
+    let mut out = String::from("#!/bin/sh\n# herdsman\n");
+    let _ = writeln!(out, "W={}", patience.as_secs());
+    out += &dense(include_str!("script.sh"));
+    out
+}
+
+fn rest(download: &Download, lines: &[String], flags: &str) -> Result<String, ApiError> {
+    let mut out = extra(lines)?;
+    out += &agent(download)?;
     out += &dense(include_str!("finish.sh"));
+    let _ = writeln!(out, "\"$B\" install{flags} || die \"herdsman-agent install: exit $?\"");
     Ok(out)
 }
 

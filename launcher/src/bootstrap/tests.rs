@@ -199,6 +199,20 @@ fn the_join_configuration_stands_between_its_lines() {
 }
 
 #[test]
+fn what_makes_an_image_has_nothing_of_a_cluster() {
+    let (_, boot) = boot(&[RELEASE], &["apt-get install -y gdal-bin"]);
+    let download = boot.download.as_ref().unwrap();
+    let of = |form| image(download, &boot.extra, limits::BOOTSTRAP_LIFE, form);
+    for form in [UserDataForm::Script, UserDataForm::CloudConfig] {
+        let text = of(form).unwrap();
+        assert!(text.contains("install --no-start ||") && text.contains("apt-get install -y gdal-bin"));
+        assert!(!text.contains("join.json") && !text.contains(JOIN_BEGIN) && !text.contains("PRIVATE KEY"));
+    }
+    assert!(of(UserDataForm::CloudConfig).unwrap().starts_with("#cloud-config\n"));
+    assert_eq!(of(UserDataForm::Json).unwrap_err().code, Code::Usage);
+}
+
+#[test]
 fn the_script_is_as_it_was() {
     let (join, boot) = boot(&[RELEASE, "http://10.0.0.1/agent"], &["apt-get install -y libgdal32"]);
     let text = render(&join, &boot, UserDataForm::CloudConfig).unwrap();

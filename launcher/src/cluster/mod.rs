@@ -61,6 +61,18 @@ pub struct Context {
     pub boot: crate::bootstrap::Boot,
 }
 
+/// What `up` does with a cluster that is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IfExists {
+    /// Brings it to what is wanted.
+    #[default]
+    Converge,
+    /// Leaves it as it is.
+    Keep,
+    /// Refuses.
+    Fail,
+}
+
 /// A cluster that is wanted.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -71,6 +83,8 @@ pub struct Wanted {
     /// How many workers must be ready before `up` is done; absent: not even the
     /// scheduler is waited for.
     pub wait_for: Option<u32>,
+    /// What is done when it is there already.
+    pub if_exists: IfExists,
     /// How the nodes run.
     pub spec: ClusterSpec,
     /// Copied environment, put into the hub before any node asks for it.
@@ -94,6 +108,8 @@ pub enum Step {
     Note(String),
     /// How many workers are ready of those that are wanted.
     Count(u32, u32),
+    /// Machines of these nodes exist now.
+    Made(Vec<NodeName>),
 }
 
 /// Who is told of steps.

@@ -21,13 +21,21 @@ use herdsman_wire::join::Bootstrap;
 /// Longest wait for data to move.
 const RETIRE_WITHIN: Duration = Duration::from_secs(600);
 
+/// Longest wait for tasks that run on workers which go; after it they are run again.
+const RUNNING_WITHIN: Duration = Duration::from_secs(60);
+
 /// How many workers, or which to give up.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// So many.
     Count(u32),
     /// Without these nodes.
-    Without(Vec<NodeName>),
+    Without {
+        /// Which.
+        nodes: Vec<NodeName>,
+        /// Those that have something to do stay.
+        idle: bool,
+    },
 }
 
 /// What scaling did.
@@ -52,7 +60,8 @@ pub(super) fn counts(node: &NodeStatus) -> bool {
         )
 }
 
-/// Brings a cluster to a number of workers.
+/// Brings a cluster to a number of workers. New ones are waited for as long as
+/// `within`, or not at all.
 ///
 /// # Errors
 /// [`Code::NotFound`], [`Code::Conflict`] when another command is at work on it,
@@ -61,7 +70,7 @@ pub async fn scale(
     ctx: &Context,
     name: &ClusterName,
     target: Target,
-    within: Duration,
+    within: Option<Duration>,
     see: Observe<'_>,
 ) -> Result<ScaleReport, ApiError> {
     let _lock = ctx.store.lock(name, "scale")?;
@@ -74,7 +83,7 @@ pub(super) async fn scale_open(
     ctx: &Context,
     access: &Access,
     target: Target,
-    within: Duration,
+    within: Option<Duration>,
     see: Observe<'_>,
 ) -> Result<ScaleReport, ApiError> {
     sweep(ctx, access).await?;
@@ -83,6 +92,8 @@ pub(super) async fn scale_open(
     let retire = |nodes, count: u32| Retire {
         nodes,
         count: count as usize,
+        idle: false,
+        running_seconds: RUNNING_WITHIN.as_secs(),
         timeout_seconds: RETIRE_WITHIN.as_secs(),
     };
     match target {
@@ -94,7 +105,13 @@ pub(super) async fn scale_open(
             kept: Vec::new(),
             status,
         }),
-        Target::Without(nodes) => shrink(ctx, access, retire(nodes, 0), see).await,
+        Target::Without { nodes, idle } => {
+            let request = Retire {
+                idle,
+                ..retire(nodes, 0)
+            };
+            shrink(ctx, access, request, see).await
+        }
     }
 }
 
@@ -128,10 +145,9 @@ async fn grow(
     status: &ClusterStatus,
     more: u32,
     total: u32,
-    within: Duration,
+    within: Option<Duration>,
     see: Observe<'_>,
 ) -> Result<ScaleReport, ApiError> {
-    let until = Instant::now() + within;
     let cluster = &access.record.cluster;
     let machines = ctx.provider.list(Some(&cluster.name)).await?;
     let hub = scheduler(&machines)
@@ -218,10 +234,16 @@ async fn grow(
         let made = create::create(ctx, cluster, &specs, serials, see).await?;
         let (machines, expected): (Vec<Machine>, Vec<_>) = made.into_iter().unzip();
         let added: Vec<NodeName> = machines.iter().map(|m| m.node.clone()).collect();
+        see(&Step::Made(added.clone()));
         let _: Done = access
             .link
             .post("/v1/expect", &Expect { nodes: expected }, SOON)
             .await?;
+        let Some(within) = within else {
+            let status = access.link.get("/v1/status", SOON).await?;
+            return Ok((added, status));
+        };
+        let until = Instant::now() + within;
         let goal = Goal {
             workers: total,
             nodes: added.iter().cloned().collect::<BTreeSet<_>>(),
@@ -281,6 +303,8 @@ async fn give_up(access: &Access, status: &ClusterStatus, nodes: &[NodeName]) {
     let request = Retire {
         nodes: status.nodes.iter().filter(waiting).map(|n| n.name.clone()).collect(),
         count: 0,
+        idle: false,
+        running_seconds: 0,
         timeout_seconds: 1,
     };
     if !request.nodes.is_empty()

@@ -12,7 +12,7 @@ use super::access::{self, Access, ONE_TRY};
 use super::create::Making;
 use super::scale::{self, Target, scale_open};
 use super::watch::{self, Goal};
-use super::{Context, Observe, Step, Wanted, down};
+use super::{Context, IfExists, Observe, Step, Wanted, down};
 use crate::link::Link;
 use crate::provider::Machine;
 use crate::state::{Record, Stage};
@@ -39,7 +39,11 @@ pub async fn up(ctx: &Context, wanted: &Wanted, see: Observe<'_>) -> Result<Outc
     let _lock = ctx.store.lock(&wanted.name, "up")?;
     let until = Instant::now() + wanted.start_timeout;
     if let Some(access) = existing(ctx, wanted, see).await? {
-        return converge(ctx, access, wanted, until, see).await;
+        return match wanted.if_exists {
+            IfExists::Converge => converge(ctx, access, wanted, until, see).await,
+            IfExists::Keep => keep(access).await,
+            IfExists::Fail => Err(exists(wanted)),
+        };
     }
     match fresh(ctx, wanted, until, see).await {
         Ok(outcome) => Ok(outcome),
@@ -279,7 +283,14 @@ async fn converge(
             "`{}` is up with {have} workers; bringing it to {}",
             wanted.name, wanted.workers
         )));
-        let report = scale_open(ctx, &access, Target::Count(wanted.workers), wanted.start_timeout, see).await?;
+        let report = scale_open(
+            ctx,
+            &access,
+            Target::Count(wanted.workers),
+            Some(wanted.start_timeout),
+            see,
+        )
+        .await?;
         status = Some(report.status);
     } else if wanted.wait_for.is_some() {
         let machines = ctx.provider.list(Some(&wanted.name)).await?;
@@ -292,6 +303,23 @@ async fn converge(
         status,
         existed: true,
     })
+}
+
+/// As it is.
+async fn keep(access: Access) -> Result<Outcome, ApiError> {
+    let status: ClusterStatus = access.link.get("/v1/status", crate::link::SOON).await?;
+    Ok(Outcome {
+        record: access.record,
+        status: Some(status),
+        existed: true,
+    })
+}
+
+fn exists(wanted: &Wanted) -> ApiError {
+    let name = &wanted.name;
+    ApiError::new(Code::Conflict, format!("`{name}` exists, and was to be made anew"))
+        .with_hint(format!("herdsman down {name}          deletes it"))
+        .with_hint("or choose another name")
 }
 
 /// What protects Dask's traffic is settled when a cluster is made.

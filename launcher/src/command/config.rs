@@ -5,12 +5,14 @@ use serde_json::json;
 
 use super::cli::{ConfigVerb, Output, UpArgs};
 use super::context::Session;
+use super::migrate;
 use crate::config::{Entry, config_path, find_project, set_user_default, state_dir};
 use crate::ui::{Error, Table};
 
-pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Error> {
+/// Gives the exit code.
+pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<u8, Error> {
     let printer = &session.printer;
-    match verb {
+    let done: Result<(), Error> = match verb {
         ConfigVerb::Get { key, why, file } => {
             let args = UpArgs {
                 file: file.clone(),
@@ -37,12 +39,14 @@ pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Error> {
             printer.note(&format!("{key} = {value} in {}", path.display()));
             Ok(())
         }
+        ConfigVerb::Migrate(args) => return migrate::run(session, args),
         ConfigVerb::Path => {
             let settings = config_path(&session.global, &session.env);
             let state = state_dir(&session.env)?;
             let project = find_project(&session.cwd()?);
             if printer.output() == Output::Json {
-                return printer.json(&json!({"settings": settings, "project": project, "state": state}));
+                printer.json(&json!({"settings": settings, "project": project, "state": state}))?;
+                return Ok(0);
             }
             let shown = |p: Option<std::path::PathBuf>| p.map_or_else(|| "none".into(), |p| p.display().to_string());
             printer.data(&format!(
@@ -52,7 +56,8 @@ pub(super) fn run(session: &Session, verb: &ConfigVerb) -> Result<(), Error> {
                 state.display()
             ))
         }
-    }
+    };
+    done.map(|()| 0)
 }
 
 fn plain(value: &serde_json::Value) -> String {

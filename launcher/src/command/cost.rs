@@ -1,6 +1,6 @@
 //! `herdsman cost`: what clusters cost, from what there is and for how long.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use herdsman_wire::{ClusterName, Code, Timestamp};
@@ -80,7 +80,10 @@ async fn rows(contexts: &[Context], wanted: Option<&ClusterName>) -> Result<Vec<
             continue;
         }
         let offers = match ctx.provider.cloud() {
-            Some(cloud) => cloud.sizes().await?,
+            Some(cloud) => {
+                let (types, spot) = kinds(clusters.values().flatten());
+                cloud.priced(&types, spot).await?
+            }
             None => Vec::new(),
         };
         for (name, machines) in clusters {
@@ -99,6 +102,16 @@ async fn rows(contexts: &[Context], wanted: Option<&ClusterName>) -> Result<Vec<
         }
     }
     Ok(rows)
+}
+
+/// Types of machines, each once, and whether some of them can be taken away.
+fn kinds<'m>(machines: impl Iterator<Item = &'m Machine>) -> (Vec<String>, bool) {
+    let (mut types, mut spot) = (BTreeSet::new(), false);
+    for m in machines {
+        types.extend(m.hardware.kind.clone());
+        spot |= m.hardware.spot;
+    }
+    (types.into_iter().collect(), spot)
 }
 
 fn oldest(machines: &[Machine]) -> Duration {

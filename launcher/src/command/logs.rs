@@ -168,6 +168,11 @@ async fn boot(session: &Session, args: &LogsArgs) -> Result<(), Error> {
         any = true;
         let text = ctx.provider.console(machine).await?;
         for line in text.lines() {
+            if session.printer.output() == Output::Json {
+                let line = serde_json::json!({"node": machine.node, "source": "boot", "text": line});
+                session.printer.data(&format!("{line}\n"))?;
+                continue;
+            }
             let line = clean(line);
             session.printer.text(&format!("{} boot: {line}\n", machine.node))?;
         }

@@ -3,6 +3,7 @@
 pub mod cli;
 
 mod allow;
+mod attend;
 mod check;
 mod completion;
 mod config;
@@ -18,6 +19,7 @@ mod extend;
 mod incidents;
 mod logs;
 mod ls;
+mod migrate;
 mod own;
 mod packages;
 mod pkg;
@@ -34,12 +36,15 @@ mod upgrade;
 mod version;
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use herdsman_wire::Code;
 
+use crate::config::Given;
 use crate::ui::{Error, Exit, Printer};
 use cli::{Cli, Verb};
 use context::Session;
@@ -48,12 +53,19 @@ use context::Session;
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let cli = match Cli::try_parse_from(&args) {
+    let mut cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e, &args),
     };
     let env = crate::config::Env::of_process();
     let printer = Printer::new(&cli.global, &env);
+    match given(cli.global.settings.as_deref()) {
+        Ok(given) => cli.global.given = given,
+        Err(e) => {
+            printer.error(&e);
+            return ExitCode::from(e.exit as u8);
+        }
+    }
     log(cli.global.verbose, &env);
     let timeout = cli.global.timeout.map(crate::config::Period::get);
     let session = Session::new(cli.global, env, printer.clone());
@@ -74,6 +86,25 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(e.exit as u8)
         }
     }
+}
+
+/// Settings of the program that runs this one: one line where it is the standard
+/// input, which may stay open, else a file.
+fn given(from: Option<&Path>) -> Result<Option<Given>, Error> {
+    let Some(path) = from else { return Ok(None) };
+    let broken = |e: std::io::Error| Error::new(Code::Disk, format!("--settings: {e}"));
+    let mut text = Vec::new();
+    if path == Path::new("-") {
+        let most = crate::config::parse::FILE_MAX as u64 + 1;
+        std::io::stdin()
+            .lock()
+            .take(most)
+            .read_until(b'\n', &mut text)
+            .map_err(broken)?;
+    } else {
+        text = fs_err::read(path).map_err(broken)?;
+    }
+    Ok(Some(Given::parse(&text)?))
 }
 
 /// Help and version are asked for; anything else is wrong usage.
@@ -97,6 +128,7 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
         Verb::Extend(args) => done(extend::run(&session, &args).await),
         Verb::Logs(args) => done(logs::run(&session, &args).await),
         Verb::Dash(args) => done(dash::run(&session, &args).await),
+        Verb::Attend(args) => done(attend::run(&session, &args).await),
         Verb::Connect(args) => done(connect::run(&session, &args).await),
         Verb::Env(args) => done(env::run(&session, &args).await),
         Verb::Exec(args) => exec::run(&session, &args).await,
@@ -111,7 +143,7 @@ async fn run(session: Session, verb: Verb) -> Result<u8, Error> {
         Verb::Pkg(verb) => done(pkg::run(&session, &verb).await),
         Verb::Upgrade(args) => done(upgrade::run(&session, &args).await),
         Verb::Render(what) => done(render::run(&session, &what).await),
-        Verb::Config(verb) => done(config::run(&session, &verb)),
+        Verb::Config(verb) => config::run(&session, &verb),
         Verb::Completion(args) => done(completion::run(&session, &args)),
         Verb::Version => done(version::run(&session).await),
     }

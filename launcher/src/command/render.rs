@@ -70,7 +70,21 @@ async fn firewall(session: &Session, args: &FirewallArgs) -> Result<(), Error> {
     session.printer.data(&String::from_utf8_lossy(&output.stdout))
 }
 
+/// What makes an image of a machine: nothing of any cluster, and no secret.
+fn image(session: &Session, args: &CloudInitArgs) -> Result<(), Error> {
+    let boot = session.boot(&session.load(&UpArgs::default())?.settings);
+    let download = boot.download.as_ref().map_err(Clone::clone)?;
+    let text = crate::bootstrap::image(download, &boot.extra, limits::BOOTSTRAP_LIFE, args.form)?;
+    match session.printer.output() {
+        Output::Json => session.printer.json(&json!({"user_data": text})),
+        _ => session.printer.data(&text),
+    }
+}
+
 async fn cloud_init(session: &Session, args: &CloudInitArgs) -> Result<(), Error> {
+    if args.role == RenderRole::Image {
+        return image(session, args);
+    }
     if args.role == RenderRole::Scheduler {
         return Err(
             Error::new(Code::Usage, "a scheduler's user-data is made together with its cluster")

@@ -3,7 +3,7 @@
 use herdsman_wire::{ClusterName, Code};
 use serde_json::json;
 
-use super::cli::{Output, ScaleArgs, UpArgs};
+use super::cli::{Output, ScaleArgs, ScaleWait, UpArgs};
 use super::context::{Session, Wish};
 use super::signals::interruptible;
 use crate::cluster::{self, ScaleReport, Step, Target};
@@ -24,7 +24,8 @@ pub(super) async fn run(session: &Session, args: &ScaleArgs) -> Result<u8, Error
     let progress = Progress::new(&session.printer);
     let see = |step: &Step| progress.see(step);
     let started = std::time::Instant::now();
-    let work = async { Ok(cluster::scale(&ctx, &name, target, args.start_timeout.get(), &see).await?) };
+    let within = (args.wait == ScaleWait::All).then(|| args.start_timeout.get());
+    let work = async { Ok(cluster::scale(&ctx, &name, target, within, &see).await?) };
     let result = interruptible(work).await;
     progress.finish();
     let report = result.map_err(|e| {
@@ -46,11 +47,15 @@ fn parse(args: &ScaleArgs) -> Result<(Option<ClusterName>, Target), Error> {
             .ok_or_else(|| usage(format!("`{text}` is no number of workers")))
     };
     let name = |text: &str| text.parse::<ClusterName>().map_err(|e| usage(e.to_string()));
+    let without = || Target::Without {
+        nodes: args.without.clone(),
+        idle: args.idle,
+    };
     match (args.what.as_slice(), args.without.is_empty()) {
         ([n], true) => Ok((None, Target::Count(number(n)?))),
         ([c, n], true) => Ok((Some(name(c)?), Target::Count(number(n)?))),
-        ([], false) => Ok((None, Target::Without(args.without.clone()))),
-        ([c], false) => Ok((Some(name(c)?), Target::Without(args.without.clone()))),
+        ([], false) => Ok((None, without())),
+        ([c], false) => Ok((Some(name(c)?), without())),
         _ => Err(usage("give a number of workers, or --without NODE".into())),
     }
 }
@@ -66,6 +71,7 @@ fn show(session: &Session, name: &ClusterName, report: &ScaleReport, took: std::
             .collect();
         printer.json(&json!({
             "name": name, "ready": ready, "added": report.added, "removed": report.removed, "kept": kept,
+            "status": report.status,
         }))?;
     } else {
         for (node, why) in &report.kept {

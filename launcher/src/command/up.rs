@@ -41,7 +41,7 @@ pub(super) async fn run(session: &Session, args: &UpArgs) -> Result<u8, Error> {
     }
     let started = std::time::Instant::now();
     let chosen = interruptible(packages::choose(session, settings, &ctx)).await?;
-    let wanted = wanted(session, settings, dask, chosen)?;
+    let wanted = wanted(session, args, settings, dask, chosen)?;
     let existed = matches!(ctx.store.load(&wanted.name), Ok(Some(r)) if r.stage == crate::state::Stage::Up);
     let progress = Progress::new(printer);
     let see = |step: &cluster::Step| progress.see(step);
@@ -105,11 +105,18 @@ async fn clean_up(ctx: &Context, wanted: &Wanted, existed: bool, mut e: Error) -
     e
 }
 
-fn wanted(session: &Session, settings: &Settings, dask: DaskSpec, chosen: Chosen) -> Result<Wanted, Error> {
+fn wanted(
+    session: &Session,
+    args: &UpArgs,
+    settings: &Settings,
+    dask: DaskSpec,
+    chosen: Chosen,
+) -> Result<Wanted, Error> {
     let workers = settings.workers.min();
     Ok(Wanted {
         name: settings.name.clone(),
         workers,
+        if_exists: args.if_exists.into(),
         wait_for: match settings.wait {
             Wait::None => None,
             other => Some(other.workers(workers)),
@@ -290,7 +297,7 @@ fn show(
                 "existed": outcome.existed,
                 "scheduler": scheduler_url(record),
                 "dashboard": "tunnel",
-                "workers": {"want": settings.workers.min(), "ready": ready},
+                "workers": {"want": settings.workers.min(), "most": settings.workers.max(), "ready": ready},
                 "ca_fingerprint": format!("sha256:{}", record.fingerprint),
                 "seconds": (took.as_secs_f64() * 1000.0).round() / 1000.0,
             });

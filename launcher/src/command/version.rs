@@ -18,7 +18,7 @@ pub(super) async fn run(session: &Session) -> Result<(), Error> {
     let protocol = herdsman_wire::version::PROTOCOL;
     if session.printer.output() == Output::Json {
         return session.printer.json(&json!({
-            "herdsman": own, "protocol": protocol, "agent": agent, "agent_version": says,
+            "herdsman": own, "protocol": protocol, "program_protocol": crate::config::PROGRAM_PROTOCOL, "agent": agent, "agent_version": says,
         }));
     }
     let agent = match (&agent, says) {

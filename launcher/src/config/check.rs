@@ -217,7 +217,7 @@ fn warnings(m: &Merged) -> Vec<String> {
 
 /// A flag is about this call; a file's table may well be there for others.
 fn by_flag<T>(value: &&Sourced<T>) -> bool {
-    matches!(value.origin, Origin::Flag { .. })
+    matches!(value.origin, Origin::Flag { .. } | Origin::Argument { .. })
 }
 
 /// Values that the provider has no use for. No error: the same file may serve

@@ -8,6 +8,7 @@ use crate::command::cli::{Global, UpArgs};
 use super::choice::EnvMode;
 use super::error::{ConfigError, nearest};
 use super::file::{File, Variables};
+use super::given::{self, Part};
 use super::origin::Origin;
 use super::places::Lines;
 use super::vars::{self, Env};
@@ -29,6 +30,7 @@ pub(crate) enum Source {
     File { path: PathBuf, lines: Lines },
     Profile { name: String, path: PathBuf, lines: Lines },
     User { path: PathBuf, lines: Lines },
+    Given(Part),
 }
 
 impl Layer {
@@ -41,6 +43,7 @@ impl Layer {
         };
         match &self.source {
             Source::Flags => Origin::Flag { flag: flag_of(key) },
+            Source::Given(part) => given::origin(*part, key),
             Source::Env(names) => {
                 let table = key.rsplit_once('.').map(|(t, _)| t);
                 let name = names.get(key).or_else(|| names.get(table?));

@@ -6,6 +6,7 @@ use herdsman_wire::Code;
 
 use super::error::{ConfigError, nearest};
 use super::file::File;
+use super::given::Part;
 use super::layer::{self, Layer, Source};
 use super::merge::{Entries, merge};
 use super::origin::Origin;
@@ -37,7 +38,11 @@ pub struct Loaded {
 pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loaded, ConfigError> {
     let mut layers = vec![layer::of_flags(up, global, cwd)?];
     let mut files = Vec::new();
-    if let Some(named) = &up.file {
+    let given = |part| global.given.as_ref().map_or(Ok(None), |given| given.layer(part, cwd));
+    layers.extend(given(Part::Arguments)?);
+    let given_file = global.given.as_ref().and_then(|g| g.file.as_ref());
+    let named_file = up.file.as_ref().or(given_file);
+    if let Some(named) = named_file {
         let path = cwd.join(named);
         layers.push(project(&path)?.ok_or_else(|| {
             ConfigError::new("there is no [tool.herdsman] in this file")
@@ -47,7 +52,8 @@ pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loade
         files.push(path);
     }
     layers.extend(layer::of_env(env, cwd)?);
-    if up.file.is_none()
+    layers.extend(given(Part::Dask)?);
+    if named_file.is_none()
         && let Some((path, found)) = in_force(cwd)?
     {
         layers.push(found);
@@ -72,6 +78,7 @@ pub fn load(up: &UpArgs, global: &Global, env: &Env, cwd: &Path) -> Result<Loade
             }
         }
     }
+    layers.extend(given(Part::Defaults)?);
     layers.iter().try_for_each(one_group)?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (merged, entries) = merge(&layers, cpus);

@@ -2,8 +2,8 @@
 //! all sources with the origin of each value, and the checked [`Settings`], which
 //! is the only one that leaves this folder.
 //!
-//! Sources, the strongest first: flags, a file named by `-f`, environment
-//! variables, `herdsman.toml` (or `pyproject.toml`) of the working folder or,
+//! Sources, the strongest first: flags and what a program gives, a file named by
+//! `-f`, environment variables, dask.config, `herdsman.toml` (or `pyproject.toml`) of the working folder or,
 //! inside of a repository, of a folder above, a profile of the user's settings,
 //! the user's defaults, built-in defaults.
 
@@ -13,6 +13,7 @@ pub mod defaults;
 mod edit;
 pub mod error;
 pub mod file;
+mod given;
 mod key;
 mod layer;
 mod load;
@@ -34,6 +35,7 @@ pub use choice::{Accel, Allow, EnvMode, EnvSource, LocalNetwork, ProviderName, S
 
 pub use error::{ConfigError, Problem};
 pub use file::{File, UserFile};
+pub use given::{Given, PROTOCOL as PROGRAM_PROTOCOL};
 #[cfg(test)]
 pub(crate) use layer::FLAGS;
 pub use load::{Loaded, config_path, find_project, load, state_dir};

@@ -14,6 +14,16 @@ pub enum Origin {
         /// With its dashes.
         flag: &'static str,
     },
+    /// An argument of the program that runs this one, as Python's class has them.
+    Argument {
+        /// The setting's key.
+        key: String,
+    },
+    /// Dask's configuration, as that program read it.
+    Dask {
+        /// The setting's key.
+        key: String,
+    },
     /// A file of the project.
     File {
         /// As it was found or named.
@@ -54,6 +64,8 @@ impl fmt::Display for Origin {
         };
         match self {
             Self::Flag { flag } => write!(f, "flag {flag}"),
+            Self::Argument { key } => write!(f, "argument for {key}"),
+            Self::Dask { key } => write!(f, "dask.config for {key}"),
             Self::File { path, line } | Self::User { path, line } => place(f, path, line),
             Self::Env { variable } => write!(f, "environment variable {variable}"),
             Self::Profile { profile, path, line } => {

@@ -51,6 +51,8 @@ pub const LOCAL_NETWORK: &str = "HERDSMAN_LOCAL_NETWORK";
 pub const PROXY_COMMAND: &str = "HERDSMAN_PROXY_COMMAND";
 /// The agent's program, where it is not beside the launcher.
 pub const AGENT: &str = "HERDSMAN_AGENT";
+/// The launcher's program, for the Python package; the launcher itself has no use for it.
+pub const BINARY: &str = "HERDSMAN_BINARY";
 /// Set to anything but `0` or nothing: never ask, as with `--no-input`.
 pub const NO_INPUT: &str = "HERDSMAN_NO_INPUT";
 /// Set to anything but `0` or nothing: no calls beyond the cluster, as with
@@ -111,6 +113,7 @@ pub const OTHERS: &[&str] = &[
     STATE_DIR,
     STATE,
     CONFIG,
+    BINARY,
     AGENT,
     UV,
     NO_INPUT,
@@ -161,6 +164,7 @@ pub const PYTHON_ONLY: &[&str] = &[
     "asynchronous",
     "create_mode",
     "debug",
+    "drop_in_provider",
     "loop",
     "quiet",
     "shutdown_on_close",

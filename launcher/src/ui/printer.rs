@@ -131,6 +131,7 @@ impl Printer {
 
     /// Something that may be a slip.
     pub fn warn(&self, text: &str) {
+        self.event(&serde_json::json!({"warning": text}));
         if !self.quiet && !self.events {
             let label = self.paint("warning:", AnsiColor::Yellow);
             Self::err(&format!("{label} {}\n", clean_lines(text)));

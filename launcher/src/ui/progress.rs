@@ -82,6 +82,7 @@ impl Progress {
             Step::State(node, state, why) => self.state(node, *state, why.as_deref()),
             Step::Note(text) => self.say(text),
             Step::Count(ready, wanted) => self.count(*ready, *wanted),
+            Step::Made(nodes) => self.printer.event(&json!({"t": iso(Timestamp::now()), "made": nodes})),
         }
     }
 

@@ -195,7 +195,7 @@ fn fs_err(path: std::path::PathBuf) -> Result<std::fs::File> {
     std::fs::File::create(&path).with_context(|| path.display().to_string())
 }
 
-fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut file = std::fs::OpenOptions::new()

@@ -4,10 +4,12 @@
 //!   herdsman-load listen AGENT
 //!   herdsman-load nodes AGENT COUNT SECONDS
 //!   herdsman-load tunnel AGENT
+//!   herdsman-load fleet AGENT DISK MEMORY
 //!   herdsman-load boot ROUNDS
 //!   herdsman-load boot-qemu ROUNDS
 
 mod boot;
+mod fleet;
 mod hub;
 mod nodes;
 mod site;
@@ -41,7 +43,8 @@ fn main() -> Result<()> {
             ["listen", agent] => listen(Path::new(agent)).await,
             ["nodes", agent, count, seconds] => nodes(Path::new(agent), count.parse()?, seconds.parse()?).await,
             ["tunnel", agent] => tunnel(Path::new(agent)).await,
-            _ => bail!("listen AGENT | nodes AGENT COUNT SECONDS | tunnel AGENT | boot ROUNDS | boot-qemu ROUNDS"),
+            ["fleet", agent, disk, memory] => fleet::run(Path::new(agent), Path::new(disk), Path::new(memory)).await,
+            _ => bail!("listen AGENT | nodes AGENT COUNT SECONDS | tunnel AGENT | fleet AGENT DISK MEMORY | boot ROUNDS | boot-qemu ROUNDS"),
         }
     })?;
     writeln!(std::io::stdout(), "{measured}")?;

@@ -1,6 +1,7 @@
 //! Simulated nodes: real keys, real requests and real connections of the agent's
 //! own client, without the processes around them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -80,7 +81,7 @@ pub(crate) async fn connect(clients: Vec<HubClient>) -> Result<Arc<Counts>> {
             let io = client.upgrade("/v1/beat", session::UPGRADE).await?;
             drop(place);
             tokio::spawn(async move {
-                let e = node(n, io, &counts).await;
+                let e = node(n, crate::hub::address(n), io, &counts).await;
                 counts.lost.fetch_add(1, Ordering::Relaxed);
                 if let Err(e) = e {
                     tracing::debug!("node {n}: {e}");
@@ -98,7 +99,13 @@ pub(crate) async fn connect(clients: Vec<HubClient>) -> Result<Arc<Counts>> {
     Ok(counts)
 }
 
-async fn node(n: usize, io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite, counts: &Counts) -> Result<()> {
+/// Reports until the session ends.
+pub(crate) async fn node(
+    n: usize,
+    address: IpAddr,
+    io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite,
+    counts: &Counts,
+) -> Result<()> {
     let (mut from, mut to) = tokio::io::split(io);
     let read = async {
         while let Some(message) = frame::read::<Down>(&mut from).await? {
@@ -114,7 +121,7 @@ async fn node(n: usize, io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite, c
         let mut ticks = tokio::time::interval(limits::REPORT_EVERY);
         for round in 0_u32.. {
             ticks.tick().await;
-            frame::write(&mut to, &Up::Report(Box::new(report(n, round)))).await?;
+            frame::write(&mut to, &Up::Report(Box::new(report(address, round)))).await?;
             counts.reports.fetch_add(1, Ordering::Relaxed);
         }
         anyhow::Ok(())
@@ -126,7 +133,7 @@ async fn node(n: usize, io: impl tokio::io::AsyncRead + tokio::io::AsyncWrite, c
 }
 
 /// As a worker in the middle of its work reports.
-fn report(n: usize, round: u32) -> NodeReport {
+fn report(address: IpAddr, round: u32) -> NodeReport {
     let at = Timestamp(1_700_000_000_000);
     let phase = |phase| Phase {
         phase,
@@ -162,7 +169,7 @@ fn report(n: usize, round: u32) -> NodeReport {
             state: "running".into(),
             pid: Some(1234),
             since: Some(at),
-            address: Some(format!("tls://{}:8788", crate::hub::address(n))),
+            address: Some(format!("tls://{address}:8788")),
             versions: Some(Versions {
                 python: "3.11.7".into(),
                 dask: "2026.8.0".into(),

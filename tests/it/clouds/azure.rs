@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use herdsman_tests::clouds::{Emulator, LAPTOP, killed_after};
 use herdsman_tests::home::{Home, Ran};
+use herdsman_tests::machines::thorough;
 use serde_json::{Value, json};
 
 /// An account that exists nowhere.
@@ -284,6 +285,9 @@ fn a_launcher_that_dies_after_any_call_leaves_nothing_that_cannot_be_found() -> 
 
 #[test]
 fn the_same_in_a_group_of_the_users() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(account) = Account::new()? else { return Ok(()) };
     account.made_by_hand()?;
     account.set(IN_A_GROUP)?;
@@ -315,22 +319,33 @@ fn every_call(account: &Account, up: &[&str]) -> Result<u64> {
 
 #[test]
 fn a_down_that_dies_after_any_call_is_finished_by_the_next() -> Result<()> {
+    every_call_of_down("")
+}
+
+#[test]
+fn a_down_in_a_group_of_the_users_that_dies_is_finished_by_the_next() -> Result<()> {
+    every_call_of_down(IN_A_GROUP)
+}
+
+/// kill -9 after each single call of `down`, then `down` by somebody else.
+fn every_call_of_down(settings: &str) -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(account) = Account::new()? else { return Ok(()) };
     account.made_by_hand()?;
-    for settings in ["", IN_A_GROUP] {
-        account.set(settings)?;
-        for nth in 1.. {
-            account.up(&["--workers", "1"])?;
-            let mut down = account.command(&["down", "demo", "-y"])?;
-            let was_cut = killed_after(&account.emulator, &mut down, nth)?;
-            let ran = account.down_from_an_empty_home()?;
-            ensure!([0, 3].contains(&ran.code), "after call {nth}: {}", ran.err);
-            account.is_empty().with_context(|| format!("after call {nth}"))?;
-            account.run(&["down", "demo", "-y"])?;
-            if !was_cut {
-                ensure!(nth > 4, "down took {nth} calls");
-                break;
-            }
+    account.set(settings)?;
+    for nth in 1.. {
+        account.up(&["--workers", "1"])?;
+        let mut down = account.command(&["down", "demo", "-y"])?;
+        let was_cut = killed_after(&account.emulator, &mut down, nth)?;
+        let ran = account.down_from_an_empty_home()?;
+        ensure!([0, 3].contains(&ran.code), "after call {nth}: {}", ran.err);
+        account.is_empty().with_context(|| format!("after call {nth}"))?;
+        account.run(&["down", "demo", "-y"])?;
+        if !was_cut {
+            ensure!(nth > 4, "down took {nth} calls");
+            break;
         }
     }
     Ok(())
@@ -338,6 +353,9 @@ fn a_down_that_dies_after_any_call_is_finished_by_the_next() -> Result<()> {
 
 #[test]
 fn a_scale_that_dies_after_any_call_leaves_nothing_that_down_does_not_find() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(account) = Account::new()? else { return Ok(()) };
     // Workers are made by `up` of a cluster that is there, as nobody answers here.
     account.up(&["--workers", "0"])?;
@@ -867,6 +885,9 @@ fn exactly(account: &Account, more: &[&str], others: &[&str]) -> Result<()> {
 
 #[test]
 fn the_role_is_enough_and_none_of_it_is_too_much() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(account) = Account::new()? else { return Ok(()) };
     // The group takes machines with it; where some stay, each is deleted by itself.
     let others = ["Microsoft.Compute/virtualMachines/delete"];
@@ -875,6 +896,9 @@ fn the_role_is_enough_and_none_of_it_is_too_much() -> Result<()> {
 
 #[test]
 fn a_role_for_one_group_is_enough_and_none_of_it_is_too_much() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(account) = Account::new()? else { return Ok(()) };
     account.made_by_hand()?;
     // What was to hang on machines that could not be made is left, and has to go.

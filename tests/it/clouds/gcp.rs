@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use herdsman_tests::clouds::{Emulator, LAPTOP, killed_after};
 use herdsman_tests::home::{Home, Ran};
+use herdsman_tests::machines::thorough;
 use serde_json::{Value, json};
 
 /// Machines that never boot: what counts is what was asked for. The agent's address
@@ -119,14 +120,14 @@ fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Resul
     let Some(account) = Account::new(&[])? else {
         return Ok(());
     };
-    account.up(&["--workers", "40", "--tag", "team=geo"])?;
+    account.up(&["--workers", "100", "--tag", "team=geo"])?;
     let mut actions = account.emulator.actions()?;
     // Asked for when the machines did not come.
     actions.retain(|a| a != "instances.getSerialPortOutput");
     ensure!(actions.len() <= 12, "{} calls: {actions:?}", actions.len());
     ensure!(count(&actions, "instances.insert") == 1 && count(&actions, "instances.bulkInsert") == 1);
     let machines = account.list("instances")?;
-    ensure!(machines.len() == 41, "{} machines", machines.len());
+    ensure!(machines.len() == 101, "{} machines", machines.len());
     for m in &machines {
         for labels in [&m["labels"], &m["disk"]["labels"]] {
             for key in [
@@ -150,7 +151,7 @@ fn a_cluster_takes_few_calls_all_as_the_model_says_and_leaves_nothing() -> Resul
         "{names:?}"
     );
     let bodies = account.bodies()?;
-    ensure!(bodies[1]["minCount"] == "1" && bodies[1]["count"] == "40");
+    ensure!(bodies[1]["minCount"] == "1" && bodies[1]["count"] == "100");
 
     // The scheduler alone is open, to this computer alone, whatever the network has.
     let rules = account.list("rules")?;
@@ -211,6 +212,9 @@ fn a_launcher_that_dies_after_any_call_leaves_nothing_that_cannot_be_found() -> 
 
 #[test]
 fn a_down_that_dies_after_any_call_is_finished_by_the_next() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(account) = Account::new(&[])? else {
         return Ok(());
     };
@@ -786,6 +790,9 @@ fn permissions(text: &str) -> Vec<String> {
 
 #[test]
 fn the_role_that_is_printed_suffices_and_one_permission_less_does_not() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(account) = Account::new(&[])? else {
         return Ok(());
     };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use herdsman_tests::clouds::Emulator;
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER};
-use herdsman_tests::machines::{Cluster, LONG, Machine, Setup, available};
+use herdsman_tests::machines::{Cluster, LONG, Machine, Setup, available, thorough};
 use serde_json::{Value, json};
 
 /// Where machines ask.
@@ -179,6 +179,9 @@ impl Lab {
 
 #[test]
 fn machines_read_what_the_cloud_was_told_and_become_a_cluster() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(mut lab) = Lab::new()? else { return Ok(()) };
     lab.grow(&["up", NAME, "--workers", "2", "--env", "copy"])?;
     let asked = lab.emulator.asked()?;

@@ -2,8 +2,8 @@
 //! vendor's metadata service by the vendor's own data source of cloud-init, and
 //! compute.
 
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +11,7 @@ use herdsman_agent::source::dmi::Cloud;
 use herdsman_tests::clouds::Emulator;
 use herdsman_tests::machines::cluster::{NAME, SCHEDULER};
 use herdsman_tests::machines::network::LAPTOP;
-use herdsman_tests::machines::{Cluster, LONG, Machine, Network, available};
+use herdsman_tests::machines::{Cluster, LONG, Machine, Network, available, thorough};
 use herdsman_tests::native::{Birth, Native};
 use serde_json::{Map, Value, json};
 
@@ -25,6 +25,10 @@ with Client() as c:
     print(sum(c.gather(c.map(lambda x: x * x, range(1000)))))
     print(len(c.scheduler_info()['workers']))
 ";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
 
 struct Lab {
     /// Services before machines: what a machine asks ends with it.
@@ -70,9 +74,28 @@ impl Lab {
 
     /// Runs a command, and boots whatever the cloud was asked for, until it ends.
     fn run(&mut self, args: &[&str]) -> Result<String> {
-        let log = self.cluster.laptop.home.path().join(format!("going-{}", args[0]));
+        let command = self.cluster.command(args)?;
+        self.follow(command, args[0])
+    }
+
+    /// The same with a program of Python's.
+    fn python(&mut self, args: &[&Path]) -> Result<String> {
+        let launcher = self.cluster.command(&[])?;
+        let mut command = Command::new(self.cluster.laptop.python());
+        command
+            .args(args)
+            .env_clear()
+            .envs(launcher.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .env("HERDSMAN_BINARY", launcher.get_program())
+            .env("PYTHONPATH", root().join("launcher/python"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .current_dir(&self.cluster.laptop.project);
+        self.follow(command, "python")
+    }
+
+    fn follow(&mut self, mut command: Command, what: &str) -> Result<String> {
+        let log = self.cluster.laptop.home.path().join(format!("going-{what}"));
         let out = std::fs::File::create(&log)?;
-        let mut command = self.cluster.command(args)?;
         command
             .env(self.vendor.token.0, self.vendor.token.1)
             .env(
@@ -96,11 +119,11 @@ impl Lab {
                 child.kill()?;
                 child.wait()?;
                 booted?;
-                anyhow::bail!("{args:?} does not end\n{}{}", said(), self.consoles());
+                anyhow::bail!("{what} does not end\n{}{}", said(), self.consoles());
             }
             std::thread::sleep(Duration::from_millis(100));
         };
-        ensure!(code == 0, "{args:?} ended with {code}\n{}{}", said(), self.consoles());
+        ensure!(code == 0, "{what} ended with {code}\n{}{}", said(), self.consoles());
         Ok(said())
     }
 
@@ -182,6 +205,9 @@ impl Drop for Lab {
 
 #[test]
 fn droplets_become_a_cluster() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(mut lab) = Lab::new(&digitalocean::VENDOR, Cloud::DigitalOcean)? else {
         return Ok(());
     };
@@ -190,10 +216,39 @@ fn droplets_become_a_cluster() -> Result<()> {
 
 #[test]
 fn hetzners_servers_become_a_cluster() -> Result<()> {
+    if !thorough() {
+        return Ok(());
+    }
     let Some(mut lab) = Lab::new(&hetzner::VENDOR, Cloud::Hetzner)? else {
         return Ok(());
     };
     lab.story()
+}
+
+/// A notebook that was written for dask-cloudprovider, with its import changed: it makes
+/// a cluster of the cloud's machines, computes, grows it, shrinks it, and ends it.
+#[test]
+fn a_notebook_of_dask_cloudproviders_makes_a_cluster() -> Result<()> {
+    let Some(mut lab) = Lab::new(&hetzner::VENDOR, Cloud::Hetzner)? else {
+        return Ok(());
+    };
+    let tests = root().join("tests/python");
+    let said = lab.python(&[&tests.join("run_notebook.py"), &tests.join("notebooks/hetzner.ipynb")])?;
+    for word in ["332833500", "s \"me\"", "HetznerCluster(demo", "Status.closed"] {
+        ensure!(said.contains(word), "no {word}: {said}");
+    }
+    let asked = lab.emulator.asked()?;
+    let made: Vec<_> = asked.iter().filter(|a| a.action == lab.vendor.create).collect();
+    ensure!(made.len() == 3, "{} machines were made", made.len());
+    for call in made {
+        let body = &call.facts["body"];
+        ensure!(body["server_type"] == "cpx22" && body["location"] == "nbg1", "{body:#}");
+    }
+    let there = lab.emulator.ask("there", &Value::Null)?;
+    for kind in lab.vendor.things {
+        ensure!(there[kind] == json!([]), "{kind} are left: {:#}", there[kind]);
+    }
+    Ok(())
 }
 
 #[test]

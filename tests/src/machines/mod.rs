@@ -60,6 +60,13 @@ pub fn complete() -> bool {
     is_complete() || skipped("only in the complete suite")
 }
 
+/// Whether clouds are tested from all sides (`scripts/test ci`, and with it the complete
+/// suite), which takes longer than somebody at work should wait.
+#[must_use]
+pub fn thorough() -> bool {
+    is_complete() || std::env::var_os("HERDSMAN_TEST_CI").is_some() || skipped("only with `scripts/test ci`")
+}
+
 /// As [`complete`], for a test that is only shorter otherwise, and so not skipped.
 #[must_use]
 pub fn is_complete() -> bool {

@@ -11,16 +11,16 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Limit, Period, ProxyCommand};
+use crate::config::{Given, Limit, Period, ProxyCommand};
 
 pub use clouds::{CheckArgs, CostArgs, ReapArgs, SizesArgs};
 pub use render::{CloudInitArgs, FirewallArgs, IamArgs, RenderRole, RenderVerb};
 pub(crate) use unseen::masked;
 pub use up::{MachineArgs, TlsArgs, UpArgs};
 pub use verbs::{
-    AllowArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs, ExecArgs,
-    ExtendArgs, LogsArgs, LsArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs, RemoveArgs, ScaleArgs, Shell,
-    StatusArgs, UpgradeArgs,
+    AllowArgs, AttendArgs, CompletionArgs, ConfigVerb, ConnectArgs, DashArgs, DenyArgs, DoctorArgs, DownArgs, EnvArgs,
+    ExecArgs, ExtendArgs, LogsArgs, LsArgs, MigrateArgs, PkgArgs, PkgLockArgs, PkgPackArgs, PkgVerb, PkgWhyArgs,
+    RemoveArgs, ScaleArgs, ScaleWait, Shell, StatusArgs, UpgradeArgs,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -82,6 +82,12 @@ pub struct Global {
     /// Profile of the user's settings
     #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
+    /// Settings that a program gives: a file, or - for the standard input
+    #[arg(long, global = true, value_name = "FILE", hide = true)]
+    pub settings: Option<PathBuf>,
+    /// What was read of it.
+    #[arg(skip)]
+    pub given: Option<Given>,
 }
 
 /// Form of results.
@@ -136,6 +142,10 @@ pub enum Verb {
     Dash(DashArgs),
     /// Keep a local port open to Dask's scheduler
     Connect(ConnectArgs),
+    /// For programs: tell what happens to a cluster, and hold tunnels and certificates, until
+    /// the standard input ends
+    #[command(hide = true)]
+    Attend(AttendArgs),
     /// Print what a shell needs to reach a cluster: eval "$(herdsman env NAME)"
     Env(EnvArgs),
     /// Run a command on a node

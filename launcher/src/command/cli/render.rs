@@ -49,6 +49,8 @@ pub enum RenderRole {
     Worker,
     /// The scheduler; only `up` can make it
     Scheduler,
+    /// An image that machines start from: the agent and `extra_bootstrap`, without any key
+    Image,
 }
 
 /// Arguments of `render cloud-init`.
@@ -57,8 +59,9 @@ pub enum RenderRole {
 Examples:
   herdsman render cloud-init --cluster demo > user-data      for a console, Terraform …
   herdsman render cloud-init --cluster demo --form script    the same as a shell script
+  herdsman render cloud-init --role image > user-data        what makes an image of a machine
 
-Each output is good for one machine, once, and for a short time.")]
+But for an image, each output is good for one machine, once, and for a short time.")]
 pub struct CloudInitArgs {
     /// The cluster [default: the only one]
     #[arg(long, value_name = "NAME")]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use herdsman_wire::ClusterName;
 
 use super::unseen::Unseen;
@@ -116,6 +116,31 @@ pub struct UpArgs {
     /// Keep what was made when the start fails
     #[arg(long)]
     pub keep_failed: bool,
+    /// What to do with a cluster that is there already
+    #[arg(long, value_name = "WHAT", default_value = "converge")]
+    pub if_exists: IfExists,
+}
+
+/// What to do with a cluster that is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum IfExists {
+    /// Bring it to what is asked for
+    #[default]
+    Converge,
+    /// Use it as it is
+    Keep,
+    /// Refuse
+    Fail,
+}
+
+impl From<IfExists> for crate::cluster::IfExists {
+    fn from(given: IfExists) -> Self {
+        match given {
+            IfExists::Converge => Self::Converge,
+            IfExists::Keep => Self::Keep,
+            IfExists::Fail => Self::Fail,
+        }
+    }
 }
 
 /// Where machines of a cloud stand and what they are.

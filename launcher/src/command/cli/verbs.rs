@@ -57,9 +57,25 @@ pub struct ScaleArgs {
     /// Give up this node (again for more)
     #[arg(long, value_name = "NODE")]
     pub without: Vec<NodeName>,
+    /// Only nodes that have nothing to do; the others stay
+    #[arg(long, requires = "without")]
+    pub idle: bool,
     /// How long new workers may take
     #[arg(long, value_name = "5m", default_value = "5m")]
     pub start_timeout: Period,
+    /// Whether new workers are waited for
+    #[arg(long, value_name = "WHAT", default_value = "all")]
+    pub wait: ScaleWait,
+}
+
+/// What `scale` waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ScaleWait {
+    /// That new workers are ready
+    #[default]
+    All,
+    /// That their machines are being made
+    None,
 }
 
 /// Arguments of `extend`.
@@ -139,6 +155,19 @@ pub struct ConnectArgs {
     /// Local port; 0 is any
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     pub port: u16,
+}
+
+/// Arguments of `attend`.
+#[derive(Clone, Debug, Args)]
+pub struct AttendArgs {
+    /// Name of the cluster [default: the only one]
+    pub name: Option<ClusterName>,
+    /// Local port for Dask's dashboard; any where it is taken
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub dashboard_port: u16,
+    /// Local port for Dask's scheduler; any where it is taken
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub scheduler_port: u16,
 }
 
 /// Arguments of `env`.
@@ -335,6 +364,25 @@ pub enum ConfigVerb {
     },
     /// Print where settings and keys are kept
     Path,
+    /// Write a settings file from dask-cloudprovider's configuration
+    Migrate(MigrateArgs),
+}
+
+/// Arguments of `config migrate`.
+#[derive(Clone, Debug, Args)]
+pub struct MigrateArgs {
+    /// Which cloud, where there are settings of several
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<ProviderName>,
+    /// The file to write [default: herdsman.toml]
+    #[arg(long, value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Print it instead
+    #[arg(long)]
+    pub print: bool,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `completion`.

@@ -187,10 +187,21 @@ impl Aws {
         let mut params = Params::default();
         params.filter("processor-info.supported-architecture", ["x86_64", "arm64"]);
         params.put("MaxResults", 100);
-        let (offers, prices, spot) = tokio::join!(self.pages(params), self.prices(None), self.spot_prices(&[]));
+        let (offers, prices, spot) = tokio::join!(self.pages(params), self.list_prices(), self.spot_prices(&[]));
         let mut offers = offers?;
         attach(&mut offers, &prices, &spot);
         Ok(offers)
+    }
+
+    /// These types alone, with their prices: of one call and one for each, where all
+    /// would be dozens.
+    pub(super) async fn priced_types(&self, names: &[String], spot: bool) -> Result<Vec<Offer>, ProviderError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut params = Params::default();
+        params.list("InstanceType", names);
+        Ok(self.with_prices(self.pages(params).await?, spot).await)
     }
 }
 

@@ -11,6 +11,7 @@ mod auth;
 mod catalogue;
 mod check;
 mod failure;
+mod kept;
 mod launch;
 mod machines;
 mod network;
@@ -103,6 +104,10 @@ impl Cloud for Aws {
 
     fn sizes(&self) -> Answer<'_, Vec<Offer>> {
         Box::pin(self.catalogue())
+    }
+
+    fn priced<'a>(&'a self, types: &'a [String], spot: bool) -> Answer<'a, Vec<Offer>> {
+        Box::pin(self.priced_types(types, spot))
     }
 
     fn plan(&self, workers: u32) -> Answer<'_, Plan> {

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use herdsman_wire::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::cloud::{Money, Offer};
-use super::Aws;
 use super::answers::SpotPrices;
 use super::api::{Json, Params};
+use super::{Aws, kept};
 
 impl Aws {
     /// Prices put to types, where they can be had: what a price is of no consequence
@@ -16,11 +17,16 @@ impl Aws {
     pub(super) async fn with_prices(&self, mut offers: Vec<Offer>, spot: bool) -> Vec<Offer> {
         let names: Vec<String> = offers.iter().map(|o| o.name.clone()).collect();
         let fixed = async {
+            if let Some(list) = kept::read(&self.settings, Timestamp::now()) {
+                return list;
+            }
+            // The whole list takes many seconds; a few types of it one.
             let one = |n: &String| {
                 let name = n.clone();
-                async move { self.prices(Some(&name)).await }
+                async move { self.prices(Some(&name)).await.0 }
             };
-            futures_util::future::join_all(names.iter().map(one)).await
+            let each = futures_util::future::join_all(names.iter().map(one)).await;
+            each.into_iter().flatten().collect()
         };
         let changing = async {
             if spot {
@@ -30,12 +36,26 @@ impl Aws {
             }
         };
         let (fixed, changing) = tokio::join!(fixed, changing);
-        attach(&mut offers, &fixed.into_iter().flatten().collect(), &changing);
+        attach(&mut offers, &fixed, &changing);
         offers
     }
 
-    /// List prices by type, of one or of all; those that cannot be had are absent.
-    pub(super) async fn prices(&self, only: Option<&str>) -> BTreeMap<String, f64> {
+    /// List prices of all types: kept ones, as long as they are good.
+    pub(super) async fn list_prices(&self) -> BTreeMap<String, f64> {
+        let now = Timestamp::now();
+        if let Some(list) = kept::read(&self.settings, now) {
+            return list;
+        }
+        let (list, whole) = self.prices(None).await;
+        if whole && !list.is_empty() {
+            kept::write(&self.settings, now, &list);
+        }
+        list
+    }
+
+    /// List prices by type, of one or of all, and whether these are all; those that
+    /// cannot be had are absent.
+    async fn prices(&self, only: Option<&str>) -> (BTreeMap<String, f64>, bool) {
         let mut filters = vec![
             ("regionCode", self.settings.region.as_str()),
             ("operatingSystem", "Linux"),
@@ -56,13 +76,13 @@ impl Aws {
                 Ok(page) => page,
                 Err(e) => {
                     tracing::debug!("no prices: {}", e.message);
-                    return all;
+                    return (all, false);
                 }
             };
             all.extend(page["PriceList"].as_array().into_iter().flatten().filter_map(price));
             match page["NextToken"].as_str() {
                 Some(token) if !token.is_empty() => body["NextToken"] = token.into(),
-                _ => return all,
+                _ => return (all, true),
             }
         }
     }
@@ -76,7 +96,7 @@ impl Aws {
             let mut params = Params::default();
             params.list("InstanceType", names);
             params.list("ProductDescription", ["Linux/UNIX"]);
-            params.put("StartTime", herdsman_wire::Timestamp::now());
+            params.put("StartTime", Timestamp::now());
             if let Some(token) = next {
                 params.put("NextToken", token);
             }

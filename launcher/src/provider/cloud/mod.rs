@@ -65,6 +65,17 @@ pub trait Cloud: fmt::Debug + Send + Sync {
     /// Machine types with their prices, where the account's region has them.
     fn sizes(&self) -> Answer<'_, Vec<Offer>>;
 
+    /// These types alone, with their prices, and those of such as can be taken away
+    /// where they are asked for. A cloud whose whole list is long asks for less.
+    fn priced<'a>(&'a self, types: &'a [String], spot: bool) -> Answer<'a, Vec<Offer>> {
+        let _ = spot;
+        Box::pin(async move {
+            let mut all = self.sizes().await?;
+            all.retain(|o| types.contains(&o.name));
+            Ok(all)
+        })
+    }
+
     /// What `up` would make. Makes nothing.
     fn plan(&self, workers: u32) -> Answer<'_, Plan>;
 
