@@ -246,7 +246,7 @@ fn mistakes_are_told_before_anything_is_made() -> Result<()> {
         (&["up", "Bad_Name"], 2, "Bad_Name"),
         (&["up", "demo", "--workers", "lots"], 2, "lots"),
         (&["up", "demo", "--python", "/usr/bin/env"], 3, "/usr/bin/env"),
-        (&["up", "demo", "--provider", "hetzner"], 2, "hetzner"),
+        (&["up", "demo", "--provider", "nebula"], 2, "nebula"),
         (&["scale", "nothing", "3"], 3, "nothing"),
         (&["frobnicate"], 2, "frobnicate"),
     ];
