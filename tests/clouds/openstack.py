@@ -147,6 +147,8 @@ class OpenStack(Cloud):
         self.stuck = False
         # Addresses by a machine's name, where a test has its own.
         self.addresses: dict = {}
+        # The beginning of ports' hardware addresses, where machines have such ports.
+        self.hardware: str | None = None
         self.asked: list = []
 
     # Reading
@@ -964,6 +966,7 @@ class OpenStack(Cloud):
             elif path == "/_/addresses":
                 self.addresses = dict(given)
             elif path == "/_/metadata":
+                self.hardware = given.get("hardware")
                 self.serve_metadata(given["address"], given["port"])
             elif path == "/_/asked-by-machines":
                 return self.asked
@@ -1069,10 +1072,20 @@ class OpenStack(Cloud):
             case "user_data":
                 return base64.b64decode(asked["user_data"]) if "user_data" in asked else None
             case "network_data.json":
-                return json.dumps({"links": [], "networks": [], "services": []}).encode()
+                return json.dumps(self.network_data(client)).encode()
             case "vendor_data.json" | "vendor_data2.json":
                 return b"{}"
         return None
+
+    def network_data(self, client: str) -> dict:
+        """A machine's port, which asks for its address as Neutron's networks have it.
+        Machines whose network is others' to set up are told of none."""
+        if self.hardware is None:
+            return {"links": [], "networks": [], "services": []}
+        mac = ":".join([self.hardware, *(f"{int(n):02x}" for n in client.split("."))])
+        link = {"id": "tap0", "vif_id": ident(client), "type": "ovs", "mtu": 1450, "ethernet_mac_address": mac}
+        network = {"id": "network0", "type": "ipv4_dhcp", "link": "tap0", "network_id": ident("private")}
+        return {"links": [link], "networks": [network], "services": []}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ use herdsman_tests::azure::Dhcp;
 use herdsman_tests::clouds::Emulator;
 use herdsman_tests::machines::cluster::NAME;
 use herdsman_tests::machines::network::LAPTOP;
+use herdsman_tests::machines::vm::HARDWARE;
 use herdsman_tests::machines::{Cluster, Vm, available, complete};
 use herdsman_tests::metadata::{LINK_LOCAL, Service};
 use herdsman_tests::vendor::{self, Birth};
@@ -55,7 +56,7 @@ impl Lab {
         let own = [Cloud::Gce, Cloud::OpenStack].contains(&vendor.cloud);
         let service = if own {
             vendor::claim(&cluster.network)?;
-            let at = json!({"address": LINK_LOCAL.ip(), "port": LINK_LOCAL.port()});
+            let at = json!({"address": LINK_LOCAL.ip(), "port": LINK_LOCAL.port(), "hardware": HARDWARE});
             emulator.ask("metadata", &at)?;
             None
         } else {

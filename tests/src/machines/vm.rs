@@ -48,11 +48,14 @@ pub struct VmSetup {
     pub firmware: Vec<(&'static str, String)>,
 }
 
+/// What hardware addresses of machines' ports begin with.
+pub const HARDWARE: &str = "02:99";
+
 /// The hardware address of the port of the machine that has this address.
 #[must_use]
 pub fn hardware(address: Ipv4Addr) -> String {
     let [a, b, c, d] = address.octets();
-    format!("02:99:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    format!("{HARDWARE}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
 /// QEMU's words for strings of the firmware; of those that it cannot have it says so.
