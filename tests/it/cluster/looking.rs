@@ -86,7 +86,7 @@ fn errors(home: &Home) -> Result<()> {
         (&["env", "nothing"], 3),
         (&["logs", "demo", "demo-w9"], 3),
         (&["exec", "demo", "demo-w9", "--", "true"], 125),
-        (&["up", "other", "--provider", "hetzner"], 2),
+        (&["up", "other", "--provider", "hetzner", "--env", "none"], 4),
         (&["up", "demo", "--insecure"], 8),
     ];
     for (args, code) in cases {
