@@ -25,8 +25,9 @@ pub const LONG: Duration = Duration::from_secs(400);
 /// How long a kernel may take to its first words, if KVM is any good.
 const PROBE: Duration = Duration::from_secs(15);
 
-/// Of the kernel.
-const LINE: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0";
+/// Of the kernel. On a busy computer a tick may come too late for its test of the timer,
+/// and it would give up.
+const LINE: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 no_timer_check";
 /// For a machine with a seed, cloud-init looks for no other source: its search runs
 /// before all units, and systemd gives it 90 s, which may be too short without KVM.
 const SEEDED: &str = "ci.ds=NoCloud";
